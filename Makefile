@@ -1,0 +1,51 @@
+# `make` alone lists the targets.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATA_DIR ?= data
+
+.PHONY: help setup run test check bench demo clean lock system-packages
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(STAMP) system-packages ## create .venv from the lock file and install what the tests need
+
+# The tests talk to real third-party clients; Debian packages bring them when we may install.
+system-packages:
+	@if ! command -v mosquitto_rr >/dev/null 2>&1; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto-clients >/dev/null; \
+	  else echo "note: mosquitto_rr is missing (Debian package mosquitto-clients); its tests are left out"; fi; fi
+
+run: $(STAMP) ## set up and start the provisioner on the embedded default
+	$(BIN)/provisioner --data-dir $(DATA_DIR) serve
+
+demo: $(STAMP) ## 200 simulated devices get their credentials, with a live display
+	$(BIN)/provisioner demo
+
+test: setup ## set up and run the whole test-suite
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## hand-overs beside the null endpoint, table and plot in build/
+	$(BIN)/python -m tests.bench
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv in .venv)
+	$(BIN)/uv pip compile pyproject.toml --extra plots --group dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
+
+clean: ## remove everything that was made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

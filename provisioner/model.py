@@ -1,0 +1,373 @@
+"""The values every room speaks in: frozen, plain, without behaviour that needs the outside.
+
+1. Times are whole milliseconds since the Unix epoch (`Millis`), UTC, as the seeds and the wire have them.
+2. Names are the seeds' names in snake case; the doors spell them their own way.
+3. A secret is never a plain `str` or `bytes` in a value that may be logged: it is a `Secret`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from provisioner.lifecycle import Phase, State
+
+Millis = int
+"""Milliseconds since 1970-01-01T00:00:00Z."""
+
+
+class Secret:
+    """Text that must not show up anywhere by accident: `repr` and `str` hide it, `reveal` gives it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+class AccountKind(StrEnum):
+    """PROVISION: devices start here. TARGET: owns devices afterwards."""
+
+    PROVISION = "PROVISION"
+    TARGET = "TARGET"
+
+
+class Coupling(StrEnum):
+    """STRICT (tight): only its client id may use a credential. LOOSE: any of the account. INHERITED: the account's."""
+
+    STRICT = "STRICT"
+    LOOSE = "LOOSE"
+    INHERITED = "INHERITED"
+
+
+class Status(StrEnum):
+    """The operator's switch; not progress."""
+
+    ENABLED = "ENABLED"
+    DISABLED = "DISABLED"
+
+
+class Confirm(StrEnum):
+    """What proves that the device holds its credential: its first login, its ack `stored`, or either."""
+
+    LOGIN = "login"
+    ACK = "ack"
+    EITHER = "either"
+
+
+class JobStatus(StrEnum):
+    """Everyware's thirteen job statuses."""
+
+    CREATED = "CREATED"
+    STARTED = "STARTED"
+    RUNNING = "RUNNING"
+    APPS_INSTALLING = "APPS_INSTALLING"
+    APPS_INSTALLED = "APPS_INSTALLED"
+    CONF_UPDATING = "CONF_UPDATING"
+    CONF_UPDATED = "CONF_UPDATED"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    ABANDONED = "ABANDONED"
+    SKIPPED = "SKIPPED"
+
+
+PROGRESS = (JobStatus.APPS_INSTALLING, JobStatus.APPS_INSTALLED, JobStatus.CONF_UPDATING, JobStatus.CONF_UPDATED)
+"""What an ack `progress` may report."""
+
+
+class Role(StrEnum):
+    """What an operator token allows, from least to most (see `policy.check_role`)."""
+
+    VIEWER = "viewer"
+    PREPARER = "preparer"
+    INSTALLER = "installer"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A tenant."""
+
+    id: int
+    uid: str
+    name: str
+    display_name: str
+    kind: AccountKind
+    parent_id: int | None
+    coupling: Coupling
+    device_broker: str
+    quota: int | None
+    created_on: Millis
+    created_by: int
+    modified_on: Millis
+    modified_by: int
+    optlock: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A login devices start with; `password_hash` is never the password (see `passwords`)."""
+
+    id: int
+    account_id: int
+    username: str
+    password_hash: str = field(repr=False)
+    created_on: Millis
+    created_by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An operator's bearer token, stored hashed. It sees `account_id` and its children; None: everything."""
+
+    id: int
+    name: str
+    role: Role
+    account_id: int | None
+    token_hash: str = field(repr=False)
+    created_on: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a request says about the unit; a claim's `device` must not contradict it."""
+
+    serial_number: str | None = None
+    mac_address: str | None = None
+    vendor: str | None = None
+    brand: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionRequest:
+    """The pending permission for one device, with its job: the seed's ProvisionRequest and ProvisionJob.
+
+    `optlock` counts the operator's changes, `job_optlock` those of the hand-over. `generation` is the newest minted
+    for this request (0: none), `proved_generation` the one a device last proved.
+    """
+
+    id: int
+    job_id: int
+    account_id: int
+    account_name: str
+    client_id: str
+    provision_user_id: int
+    provision_username: str
+    device_broker: str
+    status: Status
+    activates_on: Millis | None
+    expires_on: Millis | None
+    secure_url: bool
+    coupling: Coupling
+    confirm: Confirm
+    confirm_time: Millis
+    configuration: str
+    facts: Facts
+    device_name: str | None
+    forget: bool
+    reuse_key: bool
+    retry_max_attempts: int
+    keys_sealed: str | None = field(repr=False)
+    phase: Phase = Phase.PENDING
+    generation: int = 0
+    proved_generation: int | None = None
+    retry_count: int = 0
+    rotate_wanted: bool = False
+    stop_wanted: bool = False
+    skipped: bool = False
+    progress: JobStatus | None = None
+    start_on: Millis | None = None
+    last_refusal: str | None = None
+    created_on: Millis = 0
+    created_by: int = 0
+    modified_on: Millis = 0
+    modified_by: int = 0
+    optlock: int = 1
+    job_optlock: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One generation of a device credential. `due_on` is when a job looks at it next (None: nothing to do)."""
+
+    device_broker: str
+    client_id: str
+    generation: int
+    request_id: int
+    account_name: str
+    username: str
+    coupling: Coupling
+    identity: str
+    secret_sealed: str | None = field(repr=False)
+    secret_hash: str = field(repr=False)
+    state: State
+    minted_on: Millis
+    confirm_before: Millis
+    due_on: Millis | None
+    attempts: int = 0
+    settled_on: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """Everything one decision about a device needs, read in one go.
+
+    `credential` is the request's newest generation. `bound_generation` is the one the message's requestId was first
+    used for (None: never seen). `last_generation` is the highest ever for this client id on its device broker.
+    `occupied`: a credential of this client id that is neither retired nor one of (`generation`, `proved_generation`)
+    still exists, so nothing new may be minted yet.
+    """
+
+    request: ProvisionRequest
+    credential: Credential | None
+    bound_generation: int | None
+    last_generation: int
+    occupied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message came from: peer address, connection number (0 on the bridge), and whether nobody could listen."""
+
+    source: str
+    connection: int
+    secure: bool
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A message's HMAC proof and the nonce it is over; `proof` is the 32 bytes."""
+
+    nonce: str
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A device asks for its credential (wire contract, section 5), every field within its grammar.
+
+    `key` is the activation key (plain mode), `proof` proof mode; both None: keyless. `seal_to` is the text as sent,
+    `alg` the empty string when absent, `csr` DER. `encoding` is `json` or `cbor`: the reply comes in the same.
+    """
+
+    user: str
+    client_id: str
+    request_id: str
+    origin: Origin
+    key: Secret | None = None
+    proof: Proof | None = None
+    seal_to: str = ""
+    alg: str = ""
+    csr: bytes | None = None
+    accept: tuple[str, ...] = ()
+    max_reply: int | None = None
+    device: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    encoding: str = "json"
+
+
+class Result(StrEnum):
+    """What an ack reports."""
+
+    STORED = "stored"
+    FAILED = "failed"
+    PROGRESS = "progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """A device reports what became of its credential (wire contract, section 8)."""
+
+    user: str
+    client_id: str
+    request_id: str
+    generation: int
+    result: Result
+    origin: Origin
+    status: JobStatus | None = None
+    key: Secret | None = None
+    proof: Proof | None = None
+    encoding: str = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Topic rights of a device: filters it may publish to and subscribe to."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where the device works afterwards: `url` is `mqtt://host:port` or `mqtts://host:port`; `ca` PEM or None."""
+
+    url: str
+    ca: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Here is the credential: what the reply `offer` tells (wire contract, section 7)."""
+
+    request_id: str
+    generation: int
+    server_time: Millis
+    confirm_before: Millis
+    confirm: Confirm
+    coupling: Coupling
+    client_id: str
+    username: str
+    password: Secret
+    account: str
+    broker: BrokerAddress
+    grant: Grant
+    configuration: str
+    encoding: str
+
+
+def topic_rights(account: str, client_id: str) -> Grant:
+    """Topics of a device: everything under `{account}/{clientId}/` (domain, coupling)."""
+    own = (f"{account}/{client_id}/#",)
+    return Grant(publish=own, subscribe=own)
+
+
+_PHASE_STATUS = {
+    Phase.PENDING: JobStatus.CREATED,
+    Phase.MINTED: JobStatus.STARTED,
+    Phase.INSTALLED: JobStatus.RUNNING,
+    Phase.OFFERED: JobStatus.RUNNING,
+    Phase.RETIRING: JobStatus.STOPPING,
+    Phase.CONFIRMED: JobStatus.COMPLETED,
+    Phase.RENEWING: JobStatus.COMPLETED,
+    Phase.EXPIRED: JobStatus.FAILED,
+    Phase.ABANDONED: JobStatus.ABANDONED,
+    Phase.STOPPED: JobStatus.STOPPED,
+    Phase.FAILED: JobStatus.FAILED,
+}
+
+
+def job_status(request: ProvisionRequest) -> JobStatus:
+    """Everyware's job status of a request (wire contract, section 9, column *job status*)."""
+    if request.skipped and request.phase is Phase.STOPPED:
+        return JobStatus.SKIPPED
+    if request.phase is Phase.OFFERED and request.progress is not None:
+        return request.progress
+    return _PHASE_STATUS[request.phase]

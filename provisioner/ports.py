@@ -1,0 +1,201 @@
+"""What the decision needs from outside, and no verb more.
+
+1. `Store` keeps the ledger. A `Unit` is committed whole or not at all, durably, before its call returns.
+2. A unit's guards compare both `optlock`s as they were read; a stale unit changes nothing and returns False.
+3. `DeviceBroker` returns from `install` only when a device could connect now, and is idempotent in every verb.
+4. Each port raises `Unavailable` for any trouble of its own, and no foreign exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from provisioner.lifecycle import Phase
+from provisioner.model import (
+    Account,
+    BrokerAddress,
+    Credential,
+    Dossier,
+    JobStatus,
+    Millis,
+    Offer,
+    ProvisionRequest,
+    Secret,
+    Status,
+    Token,
+    User,
+)
+
+Entropy = Callable[[int], bytes]
+"""`n` unpredictable bytes: `os.urandom`, or a seeded source in a simulation."""
+
+Clock = Callable[[], Millis]
+"""The wall clock of the edges that start work by themselves."""
+
+Measure = Callable[[Offer, str], int]
+"""Bytes of the reply that would carry this offer under this `alg` (empty: unsealed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A request as it shall be; it is written only where both optlocks still are what they were in `before`."""
+
+    before: ProvisionRequest
+    after: ProvisionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An authenticated requestId belongs to the generation it was first used for (section 9, rule 4)."""
+
+    request_id: int
+    text: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit of work: all of it or nothing."""
+
+    saved: tuple[Saved, ...] = ()
+    added: tuple[ProvisionRequest, ...] = ()
+    credentials: tuple[Credential, ...] = ()
+    bound: Bound | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Filters of a list; None filters nothing. `accounts` None: all. Times: overlap of the request's window."""
+
+    accounts: tuple[int, ...] | None = None
+    client_ids: tuple[str, ...] | None = None
+    phases: tuple[Phase, ...] | None = None
+    statuses: tuple[JobStatus, ...] | None = None
+    status: Status | None = None
+    start: Millis | None = None
+    end: Millis | None = None
+    offset: int = 0
+    limit: int = 50
+
+
+class Store(Protocol):
+    """The ledger."""
+
+    async def find_claim(self, user: str, client_id: str, request_id: str) -> Dossier | None:
+        """Dossier of the newest request of (user, clientId), with what its requestId is bound to."""
+
+    async def find_username(self, device_broker: str, username: str) -> tuple[Credential, Dossier] | None:
+        """The credential of that user name, and the dossier of its request."""
+
+    async def find_request(self, request_id: int) -> Dossier | None:
+        """Dossier of a request."""
+
+    async def find_credentials(self, request_id: int) -> Sequence[Credential]:
+        """All credentials of a request that are not retired, oldest first."""
+
+    async def find_open(self, device_broker: str, client_id: str) -> Sequence[ProvisionRequest]:
+        """Requests of a client id whose phase is not closed, oldest first."""
+
+    async def holds_client_id(self, device_broker: str, client_id: str, but_for: int) -> bool:
+        """Whether a live credential of a request other than `but_for` was made for this client id."""
+
+    async def commit(self, unit: Unit) -> bool:
+        """Write a unit durably; False: something changed since it was read, nothing was written."""
+
+    async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:
+        """Take credentials whose `due_on` has come, and set it to `until`: nobody else gets them before."""
+
+    async def release_leases(self) -> None:
+        """At start: whatever was being worked on by a dead process is due at once."""
+
+    async def find_lapsed(self, now: Millis, limit: int) -> Sequence[ProvisionRequest]:
+        """PENDING requests whose window is over."""
+
+    async def next_due(self) -> Millis | None:
+        """When the next job is due, or the next window ends; None: nothing is waiting."""
+
+    async def list_requests(self, listing: Listing) -> tuple[Sequence[ProvisionRequest], bool]:
+        """A page, newest first, and whether there are more behind it."""
+
+    async def count_open(self, account_id: int) -> int:
+        """Requests of an account whose phase is neither closed nor CONFIRMED."""
+
+    async def delete_request(self, before: ProvisionRequest) -> bool:
+        """Delete a request (its credentials' names stay); False: it changed since it was read."""
+
+    async def add_account(self, account: Account) -> None:
+        """Raises `Conflict` when the name is taken."""
+
+    async def find_account(self, account_id: int) -> Account | None:
+        """One account."""
+
+    async def find_account_named(self, name: str) -> Account | None:
+        """One account by name."""
+
+    async def list_accounts(self) -> Sequence[Account]:
+        """All of them, oldest first."""
+
+    async def add_user(self, user: User) -> None:
+        """Raises `Conflict` when the user name is taken."""
+
+    async def find_user(self, username: str) -> User | None:
+        """One provision user."""
+
+    async def list_users(self) -> Sequence[User]:
+        """All of them, oldest first."""
+
+    async def save_user_password(self, user_id: int, password_hash: str) -> None:
+        """Replace a provision user's password."""
+
+    async def add_token(self, token: Token) -> None:
+        """Raises `Conflict` when the name is taken."""
+
+    async def find_token(self, token_hash: str) -> Token | None:
+        """One token by its hash."""
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """All of them, oldest first."""
+
+    async def delete_token(self, token_id: int) -> bool:
+        """False: there is none."""
+
+    async def check(self) -> None:
+        """Raises `Unavailable` when the ledger cannot be written to."""
+
+
+class Install(Enum):
+    """What became of one credential."""
+
+    DONE = "done"
+    LATER = "later"  # the device broker is away or busy: try again
+    NEVER = "never"  # it refuses for good
+
+
+@dataclass(frozen=True, slots=True)
+class ToInstall:
+    """A credential on its way into a device broker."""
+
+    credential: Credential
+    password: Secret
+
+
+class DeviceBroker(Protocol):
+    """Puts credentials into a device broker, takes them out, kicks who uses them."""
+
+    name: str
+    sees_logins: bool
+
+    def address(self, *, secure: bool) -> BrokerAddress | None:
+        """What a device is told; None: there is no such (plain or TLS) address."""
+
+    async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        """One outcome per item, in order; DONE means a device could connect now."""
+
+    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+        """Refuse these for good and close their sessions; one outcome per name, True: gone."""
+
+
+Sleep = Callable[[float], Awaitable[None]]
