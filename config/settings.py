@@ -1,0 +1,209 @@
+"""Which settings there are: frozen, and nothing beside them is accepted.
+
+1. Each setting has a default that works on one machine, and one sentence (`description`) that is also its comment in
+   `provisioner.toml`.
+2. Times are seconds. Paths are relative to the working directory. An empty text means "none".
+3. A rule that joins two settings is checked here; one that joins a setting and the disk is checked in `files.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from config.values import (
+    Address,
+    Count,
+    Folder,
+    Listen,
+    Name,
+    OptionalFile,
+    OptionalListen,
+    OptionalSecureUrl,
+    OptionalUrl,
+    PacketBytes,
+    PerMinute,
+    Seconds,
+    Switch,
+    TopicRoot,
+    Write,
+)
+
+
+class Section(BaseModel):
+    """Frozen, complete and closed: what is not written here is not a setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def _check_listeners(
+    section: str,
+    addresses: tuple[Address | None, Address | None],
+    certificate: Path | None,
+    private_key: Path | None,
+) -> None:
+    listen, tls_listen = addresses
+    if listen is None and tls_listen is None:
+        raise ValueError(f"{section}.listen and {section}.tls_listen are both empty: give at least one of them")
+    if (certificate is None) != (private_key is None):
+        missing = "certificate" if certificate is None else "private_key"
+        raise ValueError(f"{section}.{missing} is missing: a certificate and its private key are set together")
+    if tls_listen is not None and certificate is None:
+        raise ValueError(f"{section}.tls_listen needs {section}.certificate and {section}.private_key, two PEM files")
+
+
+class Endpoint(Section):
+    """The provision broker: where factory-fresh devices ask (wire contract, section 4)."""
+
+    listen: OptionalListen = Field(default=Address("127.0.0.1", 1884), description="Where devices claim without TLS.")
+    tls_listen: OptionalListen = Field(default=None, description="Where devices claim with TLS.")
+    certificate: OptionalFile = Field(
+        default=None, description="PEM file with the server's chain, its own certificate first."
+    )
+    private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
+    root_topic: TopicRoot = Field(
+        default="prov/v1", description="The levels in front of {user}/{clientId}/request, reply and ack."
+    )
+    refuse_unknown: Switch = Field(
+        default=False,
+        description="Refuse the CONNECT of a client id without a request, which tells a stranger who exists.",
+    )
+    connect_time: Seconds = Field(default=5.0, description="A CONNECT must be complete this long after the connection.")
+    first_claim_time: Seconds = Field(
+        default=10.0, description="The first claim must come this long after the CONNACK."
+    )
+    idle_time: Seconds = Field(default=120.0, description="A session that sends nothing for this long is closed.")
+    session_time: Seconds = Field(default=600.0, description="No session lasts longer than this.")
+    drain_time: Seconds = Field(default=5.0, description="On shutdown, answers under way get this long.")
+    packets_per_second: Count = Field(default=10, description="Above this rate a session is read more slowly.")
+    max_packet: PacketBytes = Field(default=16_384, description="A larger packet is refused before it is read.")
+    max_connections: Count = Field(
+        default=10_000, description="Above this many connections a newcomer is told to come later."
+    )
+    max_connections_per_source: Count = Field(default=1_000, description="The same for one source address.")
+    unproved_per_source: Count = Field(
+        default=4, description="Sessions of one client id from one source address that have not proved a key yet."
+    )
+    unproved_per_client_id: Count = Field(
+        default=16, description="Sessions of one client id from anywhere that have not proved a key yet."
+    )
+    proved_per_client_id: Count = Field(
+        default=4, description="Sessions of one client id that proved its key; a new one replaces the oldest."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_listeners("endpoint", (self.listen, self.tls_listen), self.certificate, self.private_key)
+        if self.unproved_per_source > self.unproved_per_client_id:
+            raise ValueError("endpoint.unproved_per_source must not be above endpoint.unproved_per_client_id")
+        return self
+
+
+class Claim(Section):
+    """What a claim may be, and how long each step of the hand-over may take."""
+
+    allow_plain_without_tls: Switch = Field(
+        default=False, description="Take activation keys that cross a network unencrypted; loopback is always allowed."
+    )
+    allow_keyless: Switch = Field(
+        default=False, description="Let an operator create requests without an activation key."
+    )
+    install_wait: Seconds = Field(
+        default=5.0, description="A claim waits this long for the device broker, then is told to repeat."
+    )
+    confirm_time: Seconds = Field(
+        default=3600.0, description="An offered credential must be confirmed within this time."
+    )
+    retry_max_attempts: Count = Field(
+        default=5, description="A request without a number of its own is abandoned after this many."
+    )
+
+
+class WrongKeys(Section):
+    """How many wrong activation keys are looked at; a right one is never refused because of them."""
+
+    per_client_id: PerMinute = Field(default=10, description="Wrong keys a minute for one client id.")
+    per_source: PerMinute = Field(default=60, description="Wrong keys a minute from one source address.")
+    per_connection: PerMinute = Field(default=5, description="Wrong keys a minute on one connection.")
+    overall: PerMinute = Field(default=6_000, description="Wrong keys a minute in all.")
+
+
+class DeviceBroker(Section):
+    """The broker where devices work afterwards."""
+
+    kind: Annotated[Literal["embedded"], Write('"embedded"')] = Field(
+        default="embedded", description="Which device broker: embedded runs one in this process."
+    )
+    listen: OptionalListen = Field(default=Address("127.0.0.1", 1883), description="Where devices work without TLS.")
+    tls_listen: OptionalListen = Field(default=None, description="Where devices work with TLS.")
+    certificate: OptionalFile = Field(
+        default=None, description="PEM file with the server's chain, its own certificate first."
+    )
+    private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
+    ca: OptionalFile = Field(
+        default=None, description="PEM file that devices are told to check the broker's certificate with."
+    )
+    url: OptionalUrl = Field(default=None, description="What devices are told when their request wants no TLS.")
+    secure_url: OptionalSecureUrl = Field(
+        default=None, description="What devices are told when their request wants TLS."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_listeners("device_broker", (self.listen, self.tls_listen), self.certificate, self.private_key)
+        return self
+
+
+class Http(Section):
+    """The operator API."""
+
+    listen: Listen = Field(
+        default=Address("127.0.0.1", 8080), description="Where operators and programs reach the API."
+    )
+
+
+class Log(Section):
+    """The log, on standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Write('"debug", "info", "warning" or "error"')] = (
+        Field(default="info", description="The least level that is written.")
+    )
+    format: Annotated[Literal["auto", "json", "console"], Write('"auto", "json" or "console"')] = Field(
+        default="auto", description="One JSON object a line, or coloured text; auto takes text on a terminal only."
+    )
+
+
+class Settings(Section):
+    """Everything an operator may choose."""
+
+    data_dir: Folder = Field(
+        default=Path("data"), description="Folder of the ledger, the keys and the first logins, mode 0700."
+    )
+    provision_account: Name = Field(
+        default="provision", description="Name of the provision account that the first start creates."
+    )
+    endpoint: Endpoint = Field(default=Endpoint(), description="The provision broker.")
+    claim: Claim = Field(default=Claim(), description="Claims.")
+    wrong_keys: WrongKeys = Field(default=WrongKeys(), description="Limits of wrong activation keys.")
+    device_broker: DeviceBroker = Field(default=DeviceBroker(), description="The device broker.")
+    http: Http = Field(default=Http(), description="The operator API.")
+    log: Log = Field(default=Log(), description="The log.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        taken: dict[Address, str] = {}
+        for name, address in (
+            ("endpoint.listen", self.endpoint.listen),
+            ("endpoint.tls_listen", self.endpoint.tls_listen),
+            ("device_broker.listen", self.device_broker.listen),
+            ("device_broker.tls_listen", self.device_broker.tls_listen),
+            ("http.listen", self.http.listen),
+        ):
+            if address is None or address.port == 0:
+                continue
+            if address in taken:
+                raise ValueError(f"{name} and {taken[address]} are both {address}: each needs a port of its own")
+            taken[address] = name
+        return self
