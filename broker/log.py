@@ -1,0 +1,87 @@
+"""The log: structured events on standard error, one a line.
+
+1. An event is a lower-case phrase with fields: `log.info("claim", client_id=…, reason=…)`; times are UTC.
+2. JSON for machines, coloured text on a terminal; standard output belongs to the ready line.
+3. Libraries that use `logging` speak in the same form: from level `warning` on, at `debug` everything.
+4. Fields with the name of a secret are blanked, and tracebacks carry no local variables. Both are nets, not licences:
+   nobody passes a secret.
+5. No control character is written raw: what a stranger sends cannot forge a line or steer a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import ExcInfo, Processor
+
+SECRETS = frozenset(
+    ("activation_key", "authorization", "csr", "key", "password", "private_key", "proof", "sealed", "secret", "token")
+)
+"""Fields that never reach the log."""
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """Set up logging for this process: `level` debug to error, `form` auto, json or console."""
+    stream = stream or sys.stderr
+    form = ("console" if stream.isatty() else "json") if form == "auto" else form
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        hide_secrets,
+    ]
+    last: list[Processor]
+    if form == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=_write_traceback)
+        last = [escape_controls, renderer]
+    else:
+        frames = ExceptionDictTransformer(show_locals=False)
+        last = [ExceptionRenderer(frames), structlog.processors.JSONRenderer(ensure_ascii=True, default=str)]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number if number == logging.DEBUG else max(number, logging.WARNING))
+
+
+def hide_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Blank every field whose name says that it is a secret."""
+    for name in SECRETS & event.keys():
+        event[name] = "…"
+    return event
+
+
+def escape_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Write control characters as escapes; the console renderer passes them on as they are."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = _escaped(value)
+    return event
+
+
+def _escaped(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def _write_traceback(stream: TextIO, error: ExcInfo) -> None:
+    lines = "".join(traceback.format_exception(*error)).splitlines()
+    stream.write("".join(f"\n{_escaped(line)}" for line in lines))
