@@ -14,10 +14,15 @@ Kind = Literal["request", "reply", "ack"]
 DEFAULT_ROOT = "prov/v1"
 
 _KINDS = frozenset(("request", "reply", "ack"))
-_is_identifier = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
+_identifier = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
 # A root that begins with $ would be a system or shared topic; the length keeps every topic far below MQTT's 65,535.
 _is_root = re.compile(r"[A-Za-z0-9._:-]+(/[A-Za-z0-9._:-]+)*").fullmatch
 _MAX_ROOT = 128
+
+
+def is_identifier(name: str) -> bool:
+    """Whether `name` may be a user name or client id (contract, section 2)."""
+    return _identifier(name) is not None
 
 
 class UnknownTopic(ValueError):  # noqa: N818  said as the contract says it: a topic we do not know
@@ -45,7 +50,7 @@ class Topics:
 
     def build(self, address: Address) -> str:
         """Spell the topic of `address`; UnknownTopic when a name is outside the grammar."""
-        if not (_is_identifier(address.user) and _is_identifier(address.client_id) and address.kind in _KINDS):
+        if not (is_identifier(address.user) and is_identifier(address.client_id) and address.kind in _KINDS):
             raise UnknownTopic("user or client id is outside the grammar")
         return f"{self.root}/{address.user}/{address.client_id}/{address.kind}"
 
@@ -54,7 +59,7 @@ class Topics:
         prefix, _, kind = topic.rpartition("/")
         prefix, _, client_id = prefix.rpartition("/")
         root, _, user = prefix.rpartition("/")
-        if root != self.root or kind not in _KINDS or not (_is_identifier(user) and _is_identifier(client_id)):
+        if root != self.root or kind not in _KINDS or not (is_identifier(user) and is_identifier(client_id)):
             raise UnknownTopic("topic is not one of ours")
         return Address(user, client_id, cast("Kind", kind))
 
