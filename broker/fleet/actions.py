@@ -1,0 +1,96 @@
+"""What a device is, and what it asks its surroundings to do.
+
+`device` speaks in these actions; `unit` carries them out with real connections, tests with none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from broker.fleet.replies import Credential, Encoding, Reply
+
+
+class Mode(StrEnum):
+    """How a device shows its key, and how its offer comes back."""
+
+    PLAIN = "plain"
+    PROOF = "proof"
+    CTR = "ctr"
+    HPKE = "hpke"
+
+
+class Finish(StrEnum):
+    """What the device does once its credential is stored; what the offer's `confirm` needs is done in any case."""
+
+    LOGIN = "login"
+    ACK = "ack"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the factory wrote: the provisioning login, the client id, the activation key."""
+
+    user: str
+    password: str = field(repr=False)
+    client_id: str
+    activation_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How this unit is built. `progress` are the statuses it reports after storing; `facts` go into `device`."""
+
+    mode: Mode = Mode.PROOF
+    encoding: Encoding = Encoding.JSON
+    finish: Finish = Finish.BOTH
+    accept: tuple[str, ...] = ()
+    max_reply: int | None = None
+    facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    progress: tuple[str, ...] = ()
+    root: str = "prov/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open a provisioning session; report `connected`, then `subscribed` when asked, or `lost`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe at QoS 1 and wait for SUBACK; report `subscribed`, or `lost` if refused."""
+
+    topic_filter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send at QoS 1."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Close the provisioning session; nothing is reported back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Log in at the device broker; report `login_accepted`, `login_refused` or `login_unreachable`."""
+
+    credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something worth telling: `name` is one word, `reply` what the provisioner said, `seconds` a pause."""
+
+    name: str
+    text: str = ""
+    reply: Reply | None = None
+    seconds: float = 0.0
+
+
+Action = Connect | Subscribe | Publish | Disconnect | Login | Step

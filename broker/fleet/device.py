@@ -1,0 +1,371 @@
+"""The reference device: what a unit does with the wire contract, as a pure state machine.
+
+No socket, no clock, no randomness: what happened comes in through the methods below, with `now` in seconds of any
+steady clock; what to do next comes out of `take()`; `due` says when `tick` is wanted; `entropy` is given.
+
+1. One exchange at a time: a message is sent, and repeated with the same requestId and a fresh nonce until its reply.
+   Replies to one of its last four nonces count, each once; everything else is dropped (section 7).
+2. A reply without a valid proof means at most "try later", and for hardly longer than our own longest pause. Only in
+   plain mode, where the checked server certificate vouches for it, it may also be an offer, or end an exchange.
+   It never makes the device stop, forget, switch mode or send its key.
+3. A sealed offer is its own proof; one that is not sealed as we asked is none.
+4. The new credential is written to the free slot, read back, then made current (`flash`). The former one becomes
+   current again only after the device broker itself refused the new one three times.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from broker.fleet import flash as slots
+from broker.fleet.actions import (
+    Action,
+    Connect,
+    Disconnect,
+    Finish,
+    Identity,
+    Login,
+    Mode,
+    Options,
+    Publish,
+    Step,
+    Subscribe,
+)
+from broker.fleet.keys import NotForUs, encode64
+from broker.fleet.messages import Messages
+from broker.fleet.replies import Credential, Reply, Unreadable, parse_reply
+
+REPLY_TIME: Final = 10.0
+FIRST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 300.0
+KEEP_CONNECTION: Final = 60.0
+"""Pauses longer than this are spent disconnected."""
+LOGIN_ATTEMPTS: Final = 3
+LARGEST_REPLY: Final = 65_536
+_NONCES: Final = 4
+
+
+class State(StrEnum):
+    """Where the device is."""
+
+    OFF = "off"
+    CLAIMING = "claiming"
+    STORED = "stored"
+    CONFIRMED = "confirmed"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One message on its way to its reply: a claim (`result` empty) or an ack."""
+
+    result: str = ""
+    status: str = ""
+    nonces: tuple[str, ...] = ()
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class _Todo:
+    """What is still to be done with, and what is known about, the stored credential."""
+
+    progress: tuple[str, ...]
+    logged_in: bool = False
+    acked: bool = False
+    confirmed: bool = False
+    refusals: int = 0
+    unreached: int = 0
+
+
+class Device:
+    """One unit. `identity` is None once it was told to forget it; `credential` is the one in current use."""
+
+    def __init__(
+        self, identity: Identity, options: Options, flash: slots.Flash, entropy: Callable[[int], bytes]
+    ) -> None:
+        self.identity: Identity | None = identity
+        self.credential: Credential | None = slots.load(flash)
+        self.request_id = ""
+        self.state = State.OFF
+        self.due: float | None = None
+        self._options = options
+        self._messages = Messages(identity, options, entropy)
+        self._max_reply = options.max_reply
+        self._flash = flash
+        self._entropy = entropy
+        self._exchange: _Exchange | None = None
+        self._link: Literal["down", "opening", "up"] = "down"
+        self._on_due: Callable[[float], None] | None = None
+        self._actions: list[Action] = []
+        self._claims_in_vain = 0
+        self._todo = _Todo(options.progress)
+
+    def take(self) -> list[Action]:
+        """Return what is to be done now, in order, and forget it."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    # What happened -----------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Power on: use what flash holds, or claim."""
+        if self.credential is None:
+            self._claim_anew(now)
+        else:
+            self.request_id = self.credential.request_id
+            self._go_on(now)
+
+    def renew(self, now: float) -> None:
+        """Claim once more although there is a credential, because the operator asked for a rotation."""
+        self._claim_anew(now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed; does nothing before `due`."""
+        if self.due is not None and now >= self.due and self._on_due is not None:
+            on_due = self._on_due
+            self._set_timer(None, None)
+            on_due(now)
+
+    def connected(self, _now: float) -> None:
+        """CONNACK 0 arrived."""
+        self._actions.append(Subscribe(self._messages.topics + "reply"))
+
+    def subscribed(self, now: float) -> None:
+        """SUBACK granted the reply topic."""
+        self._link = "up"
+        if self.due is None:
+            self._send(now)
+
+    def lost(self, now: float) -> None:
+        """The provisioning session could not be had, or is gone."""
+        self._link = "down"
+        if not self._is_pausing():
+            self._back_off(now)
+
+    def receive(self, payload: bytes, now: float) -> None:
+        """Something arrived on the reply topic."""
+        exchange = self._exchange
+        try:
+            reply = parse_reply(payload, self._options.encoding)
+            if exchange is None or reply.request_id != self.request_id:
+                return
+            if self._options.mode is Mode.PLAIN:
+                self._take_plain(exchange, reply, now)
+            elif reply.nonce in exchange.nonces:
+                self._take_proved(exchange, reply, now)
+        except (Unreadable, NotForUs):
+            return
+
+    def login_accepted(self, now: float) -> None:
+        """The device broker let us in."""
+        self._todo.logged_in = True
+        self._actions.append(Step("logged-in"))
+        self._go_on(now)
+
+    def login_refused(self, now: float, why: str = "") -> None:
+        """The device broker said no to this login."""
+        self._todo.refusals += 1
+        self._actions.append(Step("login-refused", why))
+        if self._todo.refusals < LOGIN_ATTEMPTS:
+            self._pause(now, self._jittered(self._todo.refusals - 1), self._go_on)
+        else:
+            self._begin(_Exchange("failed"), now)
+
+    def login_unreachable(self, now: float, why: str = "") -> None:
+        """The device broker could not be asked: that says nothing about the credential.
+
+        After three times the device counts as one that cannot log in (section 8) and tells at least that it stored.
+        """
+        self._todo.unreached += 1
+        self._actions.append(Step("login-unreachable", why))
+        if self._todo.unreached == LOGIN_ATTEMPTS and not self._todo.acked:
+            self._begin(_Exchange("stored"), now)
+        else:
+            self._pause(now, self._jittered(self._todo.unreached - 1), self._go_on)
+
+    # Replies -----------------------------------------------------------------------------------------------------
+
+    def _take_plain(self, exchange: _Exchange, reply: Reply, now: float) -> None:
+        if reply.reason == "offer" and not exchange.result:
+            self._store(self._messages.read_offer(reply), now)
+        elif not self._end_exchange(exchange, reply, now, proved=False):
+            self._doubt(reply, now)
+
+    def _take_proved(self, exchange: _Exchange, reply: Reply, now: float) -> None:
+        if reply.sealed is not None:
+            if not exchange.result:
+                self._store(self._messages.read_offer(reply), now)
+        elif reply.proof is None:
+            self._doubt(reply, now)
+        else:
+            self._messages.check(reply.proof, reply)
+            # Answered: what comes for this nonce or an older one is a replay.
+            exchange.nonces = exchange.nonces[exchange.nonces.index(reply.nonce or "") + 1 :]
+            if not self._end_exchange(exchange, reply, now, proved=True):
+                self._obey(reply, now)
+
+    def _store(self, credential: Credential, now: float) -> None:
+        if credential.request_id != self.request_id:
+            raise Unreadable
+        self._actions.append(Step("offer-opened"))
+        if not slots.store(self._flash, credential):
+            self._actions.append(Step("flash-failed"))
+            self._back_off(now)
+            return
+        self.credential = credential
+        self.state = State.STORED
+        self._claims_in_vain = 0
+        self._todo = _Todo(self._options.progress)
+        self._actions.append(Step("stored", f"generation {credential.generation}"))
+        self._end(now)
+
+    def _end_exchange(self, exchange: _Exchange, reply: Reply, now: float, *, proved: bool) -> bool:
+        """Act on a reply that ends what we asked; False if it is none of those."""
+        match exchange.result, reply.reason:
+            case "stored", "confirmed":
+                self._todo.acked = self._todo.confirmed = True
+                if reply.forget and proved:
+                    self.identity = None
+                self._end(now)
+            case "stored", "noted":
+                self._todo.acked = True
+                self._end(now)
+            case "progress", "noted":
+                self._todo.progress = self._todo.progress[1:]
+                self._end(now)
+            case "failed", "noted" | "superseded":
+                slots.go_back(self._flash)
+                self.credential = slots.load(self._flash)
+                self._claim_anew(now)
+            case _, "superseded":
+                self._claim_anew(now)
+            case _:
+                return False
+        return True
+
+    def _obey(self, reply: Reply, now: float) -> None:
+        """Act on a proved refusal (the table of section 7)."""
+        self._actions.append(Step("refused", reply=reply))
+        match reply.reason:
+            case "wait" | "not-active" | "slow-down" | "unavailable" if reply.retry_after:
+                self._pause(now, reply.retry_after * (1 + self._random() / 2), self._send)
+            case "too-large" if self._max_reply and self._max_reply < (reply.needed or 0) <= LARGEST_REPLY:
+                self._max_reply = reply.needed
+                self._send(now)
+            case "already-provisioned" | "expired" | "abandoned":
+                self._halt(State.STOPPED, reply.reason)
+            case "bad-request" | "bad-csr" | "unsupported" | "too-large":
+                self._halt(State.STOPPED, reply.reason)  # no repetition helps: this firmware has to be changed
+            case _:
+                self._back_off(now)
+
+    def _doubt(self, reply: Reply, now: float) -> None:
+        """Anybody may have written this: at most try later. Its nonce stays good for the true reply."""
+        if self._is_pausing():
+            return
+        self._actions.append(Step("refused", reply=reply))
+        if reply.retry_after is None:
+            self._back_off(now)
+        else:
+            self._pause(now, min(reply.retry_after, LONGEST_PAUSE) * (1 + self._random() / 2), self._send)
+
+    # What to do next ---------------------------------------------------------------------------------------------
+
+    def _go_on(self, now: float) -> None:
+        """Do the next thing with the stored credential: report progress, log in, ack, be happy."""
+        credential, todo, finish = self.credential, self._todo, self._options.finish
+        if credential is None:
+            return
+        login_needed = credential.confirm == "login" or (finish is not Finish.ACK and not todo.confirmed)
+        ack_needed = credential.confirm == "ack" or finish is not Finish.LOGIN
+        if todo.progress:
+            self._begin(_Exchange("progress", todo.progress[0]), now)
+        elif login_needed and not todo.logged_in:
+            self._actions.append(Login(credential))
+        elif ack_needed and not todo.acked:
+            self._begin(_Exchange("stored"), now)
+        else:
+            self._halt(State.CONFIRMED)
+
+    def _claim_anew(self, now: float) -> None:
+        """Claim with a new requestId; at once the first time, so that no reply makes us claim in a tight circle."""
+        self.request_id = "r-" + self._entropy(8).hex()
+        self.state = State.CLAIMING
+        self._claims_in_vain += 1
+        self._begin(_Exchange(attempts=max(0, self._claims_in_vain - 2)), now, pause=self._claims_in_vain > 2)
+
+    def _begin(self, exchange: _Exchange, now: float, *, pause: bool = False) -> None:
+        self._exchange = exchange
+        self._set_timer(None, None)
+        if pause:
+            self._back_off(now)
+        else:
+            self._send(now)
+
+    def _end(self, now: float) -> None:
+        self._exchange = None
+        self._set_timer(None, None)
+        self._go_on(now)
+
+    def _halt(self, state: State, why: str = "") -> None:
+        self.state = state
+        self._exchange = None
+        self._set_timer(None, None)
+        self._actions.append(Step(str(state), why))
+        self._hang_up()
+
+    def _send(self, now: float) -> None:
+        exchange = self._exchange
+        if exchange is None or self.identity is None:
+            return
+        if self._link == "down":
+            self._link = "opening"
+            self._actions.append(Connect())
+        elif self._link == "up":
+            nonce = encode64(self._entropy(16))
+            exchange.nonces = (*exchange.nonces, nonce)[-_NONCES:]
+            self._actions += self._written(exchange, nonce)
+            self._set_timer(now + REPLY_TIME, self._back_off)
+
+    def _written(self, exchange: _Exchange, nonce: str) -> tuple[Step, Publish]:
+        messages, result, status = self._messages, exchange.result, exchange.status
+        if not result:
+            claim = messages.claim(self.request_id, nonce, self._max_reply)
+            return Step("claim", self.request_id), Publish(messages.topics + "request", claim)
+        generation = self.credential.generation if self.credential else 0
+        ack = messages.ack(self.request_id, nonce, generation, result, status)
+        return Step("ack", f"{result} {status}".strip()), Publish(messages.topics + "ack", ack)
+
+    # Time --------------------------------------------------------------------------------------------------------
+
+    def _back_off(self, now: float) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.attempts += 1
+            self._pause(now, self._jittered(exchange.attempts - 1), self._send)
+
+    def _pause(self, now: float, seconds: float, then: Callable[[float], None]) -> None:
+        self._actions.append(Step("pause", seconds=seconds))
+        if seconds > KEEP_CONNECTION:
+            self._hang_up()
+        self._set_timer(now + seconds, then)
+
+    def _hang_up(self) -> None:
+        if self._link != "down":
+            self._link = "down"
+            self._actions.append(Disconnect())
+
+    def _is_pausing(self) -> bool:
+        # Bound methods compare by object and function; waiting for a reply ends in a back-off, a pause does not.
+        return self.due is not None and self._on_due != self._back_off
+
+    def _set_timer(self, due: float | None, on_due: Callable[[float], None] | None) -> None:
+        self.due, self._on_due = due, on_due
+
+    def _jittered(self, attempt: int) -> float:
+        """Full jitter under 5 s x 2^attempt, at most 300 s."""
+        return self._random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
+
+    def _random(self) -> float:
+        return int.from_bytes(self._entropy(6)) / 2**48

@@ -1,0 +1,84 @@
+"""Claims and acks as a device writes them, and how far it believes what comes back (wire contract, sections 5 to 8).
+
+1. A device able to make proofs never sends its activation key, whatever it is told.
+2. An offer is opened only if it is sealed the way this device asked for.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from broker.fleet.actions import Identity, Mode, Options
+from broker.fleet.keys import A256CTR_HS256, A256GCM, HPKE, Keys, NotForUs, encode64
+from broker.fleet.replies import Credential, Reply, parse_offer, read_map, write_map
+
+
+class Messages:
+    """The messages of one unit. `root` of its topics ends before `request`, `reply` and `ack`."""
+
+    def __init__(self, identity: Identity, options: Options, entropy: Callable[[int], bytes]) -> None:
+        self.client_id = identity.client_id
+        self.topics = f"{options.root}/{identity.user}/{identity.client_id}/"
+        self._options = options
+        self._keys = Keys.derive(identity.activation_key.encode(), identity.user, identity.client_id)
+        # Only a device that must show its key keeps it.
+        self._shown_key = identity.activation_key if options.mode is Mode.PLAIN else None
+        self._opening_key = X25519PrivateKey.from_private_bytes(entropy(32)) if options.mode is Mode.HPKE else None
+        self._seal_to = encode64(self._opening_key.public_key().public_bytes_raw()) if self._opening_key else ""
+        self._alg = A256CTR_HS256 if options.mode is Mode.CTR else ""
+
+    def claim(self, request_id: str, nonce: str, max_reply: int | None) -> bytes:
+        """Write a claim."""
+        accept = self._options.accept
+        optional = {
+            "accept": list(accept),
+            "maxReply": max_reply,
+            "device": dict(self._options.facts),
+            "sealTo": self._seal_to,
+            "alg": self._alg,
+        }
+        proof = self._keys.prove_claim(request_id, nonce, seal_to=self._seal_to, accept=accept, alg=self._alg)
+        said = {key: value for key, value in optional.items() if value}
+        return self._write({"requestId": request_id} | said, nonce, proof)
+
+    def ack(self, request_id: str, nonce: str, generation: int, result: str, status: str) -> bytes:
+        """Write an ack; `status` is empty but for `progress`."""
+        message: dict[str, Any] = {"requestId": request_id, "generation": generation, "result": result}
+        if status:
+            message["status"] = status
+        return self._write(message, nonce, self._keys.prove_ack(request_id, nonce, generation, result, status))
+
+    def check(self, proof: str, reply: Reply) -> None:
+        """Raise NotForUs unless `proof` is that of this unsealed reply."""
+        self._keys.check_reply(
+            proof,
+            reply.request_id or "",
+            reply.nonce or "",
+            reply.code,
+            reply.reason,
+            generation=reply.generation,
+            retry_after=reply.retry_after,
+            forget=reply.forget,
+        )
+
+    def read_offer(self, reply: Reply) -> Credential:
+        """Open a sealed offer, or read the plain one of plain mode; raise NotForUs or Unreadable."""
+        if self._options.mode is Mode.PLAIN:
+            return parse_offer(reply.body, self.client_id)
+        return parse_offer(read_map(self._open(reply), self._options.encoding), self.client_id)
+
+    def _open(self, reply: Reply) -> bytes:
+        mode, sealed = self._options.mode, reply.sealed or ""
+        request_id, nonce = reply.request_id or "", reply.nonce or ""
+        if mode is Mode.HPKE and reply.alg == HPKE and self._opening_key is not None:
+            return self._keys.open_hpke(sealed, reply.mac or "", request_id, nonce, self._opening_key)
+        if mode is Mode.CTR and reply.alg == A256CTR_HS256:
+            return self._keys.open_ctr(sealed, request_id, nonce)
+        if mode is Mode.PROOF and reply.alg == A256GCM:
+            return self._keys.open_gcm(sealed, request_id, nonce)
+        raise NotForUs
+
+    def _write(self, message: dict[str, Any], nonce: str, proof: str) -> bytes:
+        shown = {"nonce": nonce, "proof": proof} if self._shown_key is None else {"activationKey": self._shown_key}
+        return write_map(message | shown, self._options.encoding)
