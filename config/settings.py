@@ -122,12 +122,16 @@ class Claim(Section):
 
 
 class WrongKeys(Section):
-    """How many wrong activation keys are looked at; a right one is never refused because of them."""
+    """How many wrong activation keys are looked at: so many at once, then so many a minute. A right one always is."""
 
-    per_client_id: PerMinute = Field(default=10, description="Wrong keys a minute for one client id.")
+    per_client_id: PerMinute = Field(default=6, description="Wrong keys a minute for one client id.")
+    per_client_id_burst: Count = Field(default=10, description="Wrong keys at once for one client id.")
     per_source: PerMinute = Field(default=60, description="Wrong keys a minute from one source address.")
-    per_connection: PerMinute = Field(default=5, description="Wrong keys a minute on one connection.")
+    per_source_burst: Count = Field(default=60, description="Wrong keys at once from one source address.")
+    per_connection: PerMinute = Field(default=6, description="Wrong keys a minute on one connection.")
+    per_connection_burst: Count = Field(default=5, description="Wrong keys at once on one connection.")
     overall: PerMinute = Field(default=6_000, description="Wrong keys a minute in all.")
+    overall_burst: Count = Field(default=1_000, description="Wrong keys at once in all.")
 
 
 class DeviceBroker(Section):
@@ -186,7 +190,10 @@ class Settings(Section):
     )
     endpoint: Endpoint = Field(default=Endpoint(), description="The provision broker.")
     claim: Claim = Field(default=Claim(), description="Claims.")
-    wrong_keys: WrongKeys = Field(default=WrongKeys(), description="Limits of wrong activation keys.")
+    wrong_keys: WrongKeys = Field(
+        default=WrongKeys(),
+        description="Limits of wrong activation keys; a right one is never refused because of them.",
+    )
     device_broker: DeviceBroker = Field(default=DeviceBroker(), description="The device broker.")
     http: Http = Field(default=Http(), description="The operator API.")
     log: Log = Field(default=Log(), description="The log.")

@@ -24,6 +24,9 @@ from config.values import Write
 
 PREFIX = "PROVISIONER_"
 CONFIG_VARIABLE = "PROVISIONER_CONFIG"
+COMMAND_VARIABLES = (CONFIG_VARIABLE, "PROVISIONER_TOKEN_FILE")
+"""Variables that begin the same and belong to the command line."""
+
 _LONGEST_SHOWN = 60
 
 
@@ -157,8 +160,8 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[s
     for key in sorted(environ):
         if key in names:
             given[names[key]] = _Given(environ[key], key, key)
-        elif key.startswith(PREFIX) and key != CONFIG_VARIABLE:
-            problems.append(f"{_plain(key)} is not a setting: {_advice(key.upper(), [*names, CONFIG_VARIABLE])}")
+        elif key.startswith(PREFIX) and key not in COMMAND_VARIABLES:
+            problems.append(f"{_plain(key)} is not a setting: {_advice(key.upper(), [*names, *COMMAND_VARIABLES])}")
     return given
 
 
