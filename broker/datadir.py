@@ -65,7 +65,9 @@ class DataDir:
             found = folder.stat()
             if found.st_uid != os.geteuid():
                 raise Unusable(f"{folder} belongs to another user: run as its owner, or choose another data directory.")
-            if found.st_mode & _OTHERS:
+            if found.st_mode & _OTHERS and not any(folder.iterdir()):
+                folder.chmod(0o700)  # nothing was in it that others could have read
+            elif found.st_mode & _OTHERS:
                 raise Unusable(f"{folder} may be read by others: chmod 700 {folder}.")
 
     def load_keys(self, new_key: Callable[[], bytes]) -> dict[int, bytes]:

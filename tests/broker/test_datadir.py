@@ -38,6 +38,12 @@ def test_a_directory_that_others_may_read_is_refused(directory: DataDir) -> None
         directory.prepare()
 
 
+def test_an_empty_directory_is_made_private(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    DataDir(tmp_path).prepare()
+    assert mode(tmp_path) == 0o700
+
+
 def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unusable, match="cannot be created: Not a directory"):
