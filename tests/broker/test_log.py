@@ -1,0 +1,80 @@
+"""One line an event, and nothing in it that should not be there."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from broker.log import configure
+
+
+@pytest.fixture(autouse=True)
+def _undone() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+    structlog.reset_defaults()
+
+
+def fail(hunter2: str) -> None:
+    raise ValueError("went wrong\x1b[2J")
+
+
+def written(form: str, level: str = "info") -> io.StringIO:
+    stream = io.StringIO()
+    configure(level, form, stream)
+    return stream
+
+
+def test_an_event_is_one_json_line() -> None:
+    stream = written("json")
+    structlog.get_logger().info("claim", client_id="dev-1\n\x1b[31m", duration_ms=1.5)
+    event = json.loads(stream.getvalue())
+    assert stream.getvalue().count("\n") == 1
+    assert (event["event"], event["level"], event["client_id"]) == ("claim", "info", "dev-1\n\x1b[31m")
+    assert event["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_control_character_is_written_raw(form: str) -> None:
+    stream = written(form)
+    structlog.get_logger().info("claim\x9b", client_id="a\x1b[31mb\nc\x07")
+    try:
+        fail("x")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("library").exception("failed %s", "\x1b[31m")
+    raw = {char for char in stream.getvalue() if not char.isprintable()}
+    assert raw <= {"\n"}
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_neither_secret_fields_nor_local_variables_are_written(form: str) -> None:
+    stream = written(form)
+    structlog.get_logger().info("login", password="hunter2", key="hunter2", token="hunter2")
+    try:
+        fail("hunter" + "2")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    assert "hunter2" not in stream.getvalue().replace("fail(hunter2", "")
+    assert "went wrong" in stream.getvalue()
+
+
+def test_levels_are_obeyed_and_libraries_are_quieter() -> None:
+    stream = written("json", "info")
+    structlog.get_logger().debug("no")
+    logging.getLogger("library").info("no")
+    logging.getLogger("library").warning("yes %s", 1)
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["event"] == "yes 1"
+    assert json.loads(line)["logger"] == "library"
+
+
+def test_auto_is_json_where_no_terminal_is() -> None:
+    stream = written("auto")
+    structlog.get_logger().info("event")
+    assert json.loads(stream.getvalue())["event"] == "event"
