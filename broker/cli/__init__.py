@@ -64,7 +64,10 @@ def _hoisted(args: list[str]) -> list[str]:
         if word == "--":
             rest += [word, *words]
         elif word in _ANYWHERE:
-            front += [word, *(value for value in (next(words, None),) if value is not None)]
+            value = next(words, None)
+            if value is None:
+                return [*front, word]  # nothing but this word: the error is about it
+            front += [word, value]
         elif word.startswith(tuple(f"{option}=" for option in _ANYWHERE)):
             front.append(word)
         else:

@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 """The parameter `as_json: Json = False` of every command that prints a result."""
 
 _LONGEST_SECRET = 4096
+_WIDEST = 10_000
 
 
 class Failed(Exception):  # noqa: N818  # as the error tree: named after what happened
@@ -63,8 +64,7 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "Nothing there.") -> None:
     """A table on standard output; without rows the sentence `empty` on standard error."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415  # 0.1 s that --json and errors need not wait for
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415  # 0.1 s that --json and errors need not wait for
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -72,14 +72,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     if not lines:
         say(empty)
         return
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
-    console = Console(highlight=False)
-    # In a pipe nothing may be cut off: what is selected there with grep or awk has to be whole.
-    console.print(
-        table, width=None if console.is_terminal else max(table.__rich_measure__(console, _wide(console)).maximum, 1)
-    )
+    # In a pipe nothing may be folded: what is selected there with grep or awk has to be whole.
+    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDEST).print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -126,7 +125,3 @@ def read_secret(prompt: str, file: Path | None = None, *, repeat: bool = False) 
     if len(text) > _LONGEST_SECRET:
         raise Failed(f"{prompt} is longer than {_LONGEST_SECRET} characters.")
     return text
-
-
-def _wide(console: Any) -> Any:
-    return console.options.update(width=100_000)
