@@ -4,7 +4,7 @@
     keys/vault-1     key-encryption key of epoch 1, 32 bytes in hex; the newest epoch seals, each opens its own
     provision-login  the first provision login: user and password, a line each
     admin-token      the first operator token
-    run.json         while a server runs: its process id and where its HTTP listens
+    run.json         while a server runs: its process id and where it listens
 
 1. The directory is 0700, secrets are 0600; a start is refused where others may read them.
 2. A file appears whole or not at all, and is on the disk before anything relies on it.
@@ -22,7 +22,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from provisioner.errors import ProvisionerError
@@ -38,10 +38,13 @@ class Unusable(ProvisionerError):  # noqa: N818  # as the error tree: named afte
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that is up: its process id and the address of its operator API."""
+    """A server that is up: its process id, the URL of its operator API, and where devices reach it (`host:port`)."""
 
     pid: int
     http: str
+    endpoint: str | None = None
+    endpoint_tls: str | None = None
+    device_broker: str | None = None
 
 
 class DataDir:
@@ -92,7 +95,7 @@ class DataDir:
         """Write `run.json`; it is valid until the returned value is withdrawn or this process ends."""
         temporary, descriptor = self._temporary("run.json")
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(descriptor, json.dumps({"pid": running.pid, "http": running.http}).encode())
+        os.write(descriptor, json.dumps(asdict(running)).encode())
         temporary.replace(self._run)
         return Announcement(self._run, descriptor)
 
@@ -106,8 +109,7 @@ class DataDir:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                told = json.load(file)
-                return Running(int(told["pid"]), str(told["http"]))
+                return Running(**json.load(file))
         return None
 
     def _found_keys(self) -> dict[int, bytes]:

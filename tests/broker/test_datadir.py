@@ -97,8 +97,9 @@ def test_the_first_writer_of_a_secret_wins(directory: DataDir) -> None:
 
 def test_a_running_server_is_found_until_it_withdraws(directory: DataDir) -> None:
     assert directory.running() is None
-    announcement = directory.announce(Running(1234, "http://127.0.0.1:8080"))
-    assert directory.running() == Running(1234, "http://127.0.0.1:8080")
+    running = Running(1234, "http://127.0.0.1:8080", "127.0.0.1:1884", None, "127.0.0.1:1883")
+    announcement = directory.announce(running)
+    assert directory.running() == running
     assert mode(directory.path / "run.json") == 0o600
     announcement.withdraw()
     assert directory.running() is None
