@@ -34,6 +34,21 @@ class NotForUs(Exception):  # noqa: N818  it is not an error of ours: the messag
     """A proof or a seal was not made with our activation key for this message."""
 
 
+class OpeningKey:
+    """A key of the device's own that offers are sealed to: X25519, from 32 random bytes. `public` is `sealTo`."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._private = X25519PrivateKey.from_private_bytes(octets)
+        self.public = encode64(self._private.public_key().public_bytes_raw())
+
+    def open(self, sealed: bytes, info: bytes) -> bytes:
+        """Open what was sealed to `public` (RFC 9180, base mode, single shot)."""
+        try:
+            return _HPKE_SUITE.decrypt(sealed, self._private, info)
+        except (InvalidTag, ValueError):
+            raise NotForUs from None
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Everything derived from one activation key for one (user, client id)."""
@@ -108,15 +123,12 @@ class Keys:
         decryptor = Cipher(AES(self._reply_key(request_id, nonce)), CTR(body[:16])).decryptor()
         return decryptor.update(body[16:]) + decryptor.finalize()
 
-    def open_hpke(self, sealed: str, mac: str, request_id: str, nonce: str, private_key: X25519PrivateKey) -> bytes:
+    def open_hpke(self, sealed: str, mac: str, request_id: str, nonce: str, opening_key: OpeningKey) -> bytes:
         """Open a reply sealed to our own key; `mac` shows that it came from who knows the activation key."""
         expected = hmac.digest(self._mac_key(request_id, nonce), sealed.encode("ascii", "replace"), "sha256")
         if not hmac.compare_digest(expected, decode64(mac)):
             raise NotForUs
-        try:
-            return _HPKE_SUITE.decrypt(decode64(sealed), private_key, self._associated_data)
-        except (InvalidTag, ValueError):
-            raise NotForUs from None
+        return opening_key.open(decode64(sealed), self._associated_data)
 
     @property
     def _associated_data(self) -> bytes:

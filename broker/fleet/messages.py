@@ -7,10 +7,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from broker.fleet.actions import Identity, Mode, Options
-from broker.fleet.keys import A256CTR_HS256, A256GCM, HPKE, Keys, NotForUs, encode64
+from broker.fleet.keys import A256CTR_HS256, A256GCM, HPKE, Keys, NotForUs, OpeningKey
 from broker.fleet.replies import Credential, Reply, parse_offer, read_map, write_map
 
 
@@ -24,8 +22,8 @@ class Messages:
         self._keys = Keys.derive(identity.activation_key.encode(), identity.user, identity.client_id)
         # Only a device that must show its key keeps it.
         self._shown_key = identity.activation_key if options.mode is Mode.PLAIN else None
-        self._opening_key = X25519PrivateKey.from_private_bytes(entropy(32)) if options.mode is Mode.HPKE else None
-        self._seal_to = encode64(self._opening_key.public_key().public_bytes_raw()) if self._opening_key else ""
+        self._opening_key = OpeningKey(entropy(32)) if options.mode is Mode.HPKE else None
+        self._seal_to = self._opening_key.public if self._opening_key else ""
         self._alg = A256CTR_HS256 if options.mode is Mode.CTR else ""
 
     def claim(self, request_id: str, nonce: str, max_reply: int | None) -> bytes:

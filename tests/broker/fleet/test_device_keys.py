@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.fleet.keys import Keys, NotForUs, csr_hash, decode64, encode64
+from broker.fleet.keys import Keys, NotForUs, OpeningKey, csr_hash, decode64, encode64
 
 KEY = b"0123456789ABCDEFGHIJKLMNOPQRSTUV"
 USER, CLIENT_ID = "factory", "00:1A:2B:3C:4D:5E"
@@ -26,7 +25,7 @@ HPKE = (
     "i9vMpI6QrLBO8aM"
 )
 HPKE_MAC = "bKsSmvaXARZdXGBC9pk9XqUmVdnKOE6taEukUFwtJVc"
-PRIVATE_KEY = X25519PrivateKey.from_private_bytes(bytes(range(32)))
+OPENING_KEY = OpeningKey(bytes(range(32)))
 
 
 def test_derived_keys() -> None:
@@ -81,12 +80,12 @@ def test_opening_ctr() -> None:
 
 
 def test_opening_hpke() -> None:
-    assert KEYS.open_hpke(HPKE, HPKE_MAC, REQUEST_ID, NONCE, PRIVATE_KEY) == PLAINTEXT
+    assert KEYS.open_hpke(HPKE, HPKE_MAC, REQUEST_ID, NONCE, OPENING_KEY) == PLAINTEXT
 
 
 def test_hpke_of_somebody_without_the_activation_key_is_not_opened() -> None:
     with pytest.raises(NotForUs):
-        KEYS.open_hpke(HPKE, encode64(bytes(32)), REQUEST_ID, NONCE, PRIVATE_KEY)
+        KEYS.open_hpke(HPKE, encode64(bytes(32)), REQUEST_ID, NONCE, OPENING_KEY)
 
 
 @pytest.mark.parametrize(("request_id", "nonce"), [("r-2", NONCE), (REQUEST_ID, NONCE[:-1] + "A")])
@@ -94,7 +93,7 @@ def test_a_seal_for_another_message_does_not_open(request_id: str, nonce: str) -
     attempts: tuple[Callable[[], bytes], ...] = (
         lambda: KEYS.open_gcm(GCM, request_id, nonce),
         lambda: KEYS.open_ctr(CTR, request_id, nonce),
-        lambda: KEYS.open_hpke(HPKE, HPKE_MAC, request_id, nonce, PRIVATE_KEY),
+        lambda: KEYS.open_hpke(HPKE, HPKE_MAC, request_id, nonce, OPENING_KEY),
     )
     for attempt in attempts:
         with pytest.raises(NotForUs):
@@ -112,8 +111,8 @@ def test_noise_never_opens_and_raises_nothing_else(noise: str) -> None:
     attempts: tuple[Callable[[], object], ...] = (
         lambda: KEYS.open_gcm(noise, REQUEST_ID, NONCE),
         lambda: KEYS.open_ctr(noise, REQUEST_ID, NONCE),
-        lambda: KEYS.open_hpke(noise, noise, REQUEST_ID, NONCE, PRIVATE_KEY),
-        lambda: KEYS.open_hpke(HPKE, noise, REQUEST_ID, NONCE, PRIVATE_KEY),
+        lambda: KEYS.open_hpke(noise, noise, REQUEST_ID, NONCE, OPENING_KEY),
+        lambda: KEYS.open_hpke(HPKE, noise, REQUEST_ID, NONCE, OPENING_KEY),
         lambda: KEYS.check_reply(noise, REQUEST_ID, NONCE, 200, "confirmed"),
     )
     for attempt in attempts:
