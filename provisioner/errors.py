@@ -73,7 +73,13 @@ _CODES = {
 
 
 class ProvisionerError(Exception):
-    """Root of everything this package raises on purpose."""
+    """Root of everything this package raises on purpose.
+
+    `conversation` is set once the key of the message was proved: only then the device learns `detail`, and the reply
+    carries a proof.
+    """
+
+    conversation: Conversation | None = None
 
 
 class Rejected(ProvisionerError):
@@ -81,7 +87,6 @@ class Rejected(ProvisionerError):
 
     `step` is where it stopped (`parse match authenticate window mint install confirm`), `retry_after` whole
     seconds 1-86400, `needed` bytes (too-large), `supported` what is on offer instead (unsupported).
-    `conversation` is set once the key was proved: only then the device learns `detail`, and the reply is proved.
     """
 
     def __init__(
@@ -103,9 +108,6 @@ class Rejected(ProvisionerError):
         self.generation = generation
         self.needed = needed
         self.supported = supported
-        self.conversation: Conversation | None = None
-        self.request_id: str | None = None
-        self.nonce: str | None = None
 
 
 class Unavailable(ProvisionerError):

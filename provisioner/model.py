@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from provisioner.errors import Reason
+from provisioner.handover import Conversation
 from provisioner.lifecycle import Phase, State
 
 Millis = int
@@ -340,7 +342,27 @@ class Offer:
     broker: BrokerAddress
     grant: Grant
     configuration: str
-    encoding: str
+    conversation: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An ack was taken: `confirmed` or `noted` (wire contract, section 7)."""
+
+    reason: Reason
+    generation: int
+    conversation: Conversation
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRights:
+    """What a login at the device broker may do there."""
+
+    account: str
+    username: str
+    client_id: str
+    grant: Grant
 
 
 def topic_rights(account: str, client_id: str) -> Grant:

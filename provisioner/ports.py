@@ -8,12 +8,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from provisioner.lifecycle import Phase
 from provisioner.model import (
     Account,
     BrokerAddress,
@@ -72,7 +71,6 @@ class Listing:
 
     accounts: tuple[int, ...] | None = None
     client_ids: tuple[str, ...] | None = None
-    phases: tuple[Phase, ...] | None = None
     statuses: tuple[JobStatus, ...] | None = None
     status: Status | None = None
     start: Millis | None = None
@@ -87,8 +85,8 @@ class Store(Protocol):
     async def find_claim(self, user: str, client_id: str, request_id: str) -> Dossier | None:
         """Dossier of the newest request of (user, clientId), with what its requestId is bound to."""
 
-    async def find_username(self, device_broker: str, username: str) -> tuple[Credential, Dossier] | None:
-        """The credential of that user name, and the dossier of its request."""
+    async def find_username(self, device_broker: str, username: str) -> Credential | None:
+        """The credential of that user name."""
 
     async def find_request(self, request_id: int) -> Dossier | None:
         """Dossier of a request."""
@@ -196,6 +194,3 @@ class DeviceBroker(Protocol):
 
     async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
         """Refuse these for good and close their sessions; one outcome per name, True: gone."""
-
-
-Sleep = Callable[[float], Awaitable[None]]

@@ -1,0 +1,206 @@
+"""Proofs, sealing and key derivation: pure functions of the wire contract, section 6 and 7, and sealing at rest.
+
+1. A device's activation key A is only ever the root: everything on the wire hangs on `Keys` derived from it.
+2. Proofs are over text whose grammar was checked before; comparisons take constant time.
+3. Every sealing draws a fresh IV, repeats included: the same credential is sealed anew for each nonce.
+4. At rest everything secret is AES-256-GCM under a key outside the database, bound to its place (`context`), so a row
+   copied elsewhere does not open. The number of the key (its epoch) leads the text, so keys can be rotated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+A256GCM = "A256GCM"
+A256CTR_HS256 = "A256CTR-HS256"
+HPKE = "HPKE-X25519-SHA256-A256GCM"
+
+_SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+
+
+def encode64(data: bytes) -> str:
+    """base64url without padding."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode64(text: str) -> bytes:
+    """Inverse of `encode64`; raises ValueError for anything that `encode64` would not have written."""
+    data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if encode64(data) != text:
+        raise ValueError("not canonical base64url")
+    return data
+
+
+def _mac(key: bytes, *parts: str) -> bytes:
+    return hmac.digest(key, "|".join(parts).encode(), "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What is derived from an activation key for one (user, clientId): 32 bytes each; `seal` None once wiped."""
+
+    auth: bytes = field(repr=False)
+    seal: bytes | None = field(repr=False)
+
+
+def derive(activation_key: str, user: str, client_id: str) -> Keys:
+    """`K_auth` and `K_seal` of an activation key."""
+    root = activation_key.encode()
+    return Keys(_mac(root, "prov/v1 auth", user, client_id), _mac(root, "prov/v1 seal", user, client_id))
+
+
+def claim_proof(
+    auth: bytes, request_id: str, nonce: str, seal_to: str, csr_hash: str, accept: tuple[str, ...], alg: str
+) -> bytes:
+    """Proof of a claim, 32 bytes."""
+    return _mac(auth, "request", request_id, nonce, seal_to, csr_hash, ",".join(accept), alg)
+
+
+def ack_proof(auth: bytes, request_id: str, nonce: str, generation: int, result: str, status: str) -> bytes:
+    """Proof of an ack, 32 bytes."""
+    return _mac(auth, "ack", request_id, nonce, str(generation), result, status)
+
+
+def csr_hash(csr: bytes | None) -> str:
+    """Lower-case hex SHA-256 of the CSR's DER; empty when there is none."""
+    return "" if csr is None else hashlib.sha256(csr).hexdigest()
+
+
+def equal(one: bytes, other: bytes) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(one, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A message whose key was proved: what is needed to prove and seal its reply. `nonce` None: plain mode."""
+
+    user: str
+    client_id: str
+    request_id: str
+    nonce: str | None
+    keys: Keys
+    alg: str = ""
+    seal_to: str = ""
+
+    def prove(self, code: int, reason: str, generation: int | None, retry_after: int | None, *, forget: bool) -> str:
+        """`proof` of an unsealed reply."""
+        return encode64(
+            _mac(
+                self.keys.auth,
+                "reply",
+                self.request_id,
+                self.nonce or "",
+                str(code),
+                reason,
+                "" if generation is None else str(generation),
+                "" if retry_after is None else str(retry_after),
+                "true" if forget else "",
+            )
+        )
+
+    def seal(self, plaintext: bytes, entropy: Callable[[int], bytes]) -> dict[str, str]:
+        """Members `alg`, `sealed` and `mac` of a sealed reply around `plaintext`."""
+        if self.nonce is None or self.keys.seal is None:
+            raise ValueError("only a proved claim with its sealing key can be answered sealed")
+        context = f"prov/v1 reply|{self.user}|{self.client_id}".encode()
+        mac_key = _mac(self.keys.seal, "mac", self.request_id, self.nonce)
+        if self.seal_to:
+            public = X25519PublicKey.from_public_bytes(decode64(self.seal_to))
+            sealed = encode64(_SUITE.encrypt(plaintext, public, context))
+            return {
+                "alg": HPKE,
+                "sealed": sealed,
+                "mac": encode64(hmac.digest(mac_key, sealed.encode(), "sha256")),
+            }
+        reply_key = _mac(self.keys.seal, "reply", self.request_id, self.nonce)
+        if self.alg == A256CTR_HS256:
+            return {
+                "alg": A256CTR_HS256,
+                "sealed": encode64(seal_ctr(reply_key, mac_key, entropy(16), plaintext, context)),
+            }
+        return {"alg": A256GCM, "sealed": encode64(seal_gcm(reply_key, entropy(12), plaintext, context))}
+
+
+def seal_gcm(key: bytes, iv: bytes, plaintext: bytes, context: bytes) -> bytes:
+    """Iv | ciphertext | tag (16)."""
+    return iv + AESGCM(key).encrypt(iv, plaintext, context)
+
+
+def seal_ctr(key: bytes, mac_key: bytes, iv: bytes, plaintext: bytes, context: bytes) -> bytes:
+    """Iv (16) | ciphertext | tag (32), AES-256-CTR then HMAC-SHA256 over `context | iv | ciphertext`."""
+    encryptor = Cipher(AES(key), CTR(iv)).encryptor()
+    body = iv + encryptor.update(plaintext) + encryptor.finalize()
+    return body + hmac.digest(mac_key, context + b"|" + body, "sha256")
+
+
+def sealed_size(plaintext: int, alg: str, *, hpke_mode: bool) -> int:
+    """Characters of `sealed` around that many bytes of plaintext."""
+    overhead = 32 + 16 if hpke_mode else 16 + 32 if alg == A256CTR_HS256 else 12 + 16
+    return ((plaintext + overhead) * 4 + 2) // 3
+
+
+class VaultError(Exception):
+    """What was sealed at rest does not open: another key file, or a damaged or moved row."""
+
+
+class Vault:
+    """Sealing at rest. `keys` are key-encryption keys of 32 bytes by epoch; the newest seals, each opens its own."""
+
+    def __init__(self, keys: Mapping[int, bytes], entropy: Callable[[int], bytes]) -> None:
+        if not keys:
+            raise ValueError("a vault needs at least one key")
+        self._ciphers = {epoch: AESGCM(key) for epoch, key in keys.items()}
+        self._epoch = max(keys)
+        self._entropy = entropy
+        self._fingerprint_key = hmac.digest(keys[min(keys)], b"prov/v1 fingerprint", "sha256")
+
+    def __repr__(self) -> str:
+        return f"Vault(epoch={self._epoch})"
+
+    def seal(self, secret: bytes, context: str) -> str:
+        """Text that only `open` with the same `context` turns back."""
+        iv = self._entropy(12)
+        sealed = iv + self._ciphers[self._epoch].encrypt(iv, secret, context.encode())
+        return f"{self._epoch}.{encode64(sealed)}"
+
+    def open(self, sealed: str, context: str) -> bytes:
+        """The secret; raises `VaultError`."""
+        epoch, _, text = sealed.partition(".")
+        try:
+            data = decode64(text)
+            return self._ciphers[int(epoch)].decrypt(data[:12], data[12:], context.encode())
+        except (KeyError, ValueError, InvalidTag):
+            raise VaultError(f"what was sealed as {context} does not open with the keys at hand") from None
+
+    def fingerprint(self, secret: str, context: str) -> str:
+        """Keyed hash of a generated secret (112 bits and more), for look-up and comparison; base64url."""
+        return encode64(hmac.digest(self._fingerprint_key, f"{context}|{secret}".encode(), "sha256"))
+
+
+def new_key(entropy: Callable[[int], bytes]) -> bytes:
+    """A key-encryption key for `Vault`."""
+    return entropy(32)
+
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def new_text(entropy: Callable[[int], bytes], length: int = 32) -> str:
+    """Random text of `[A-Za-z0-9]`, 5.95 bits a character (32: 190 bits), without modulo bias."""
+    text = ""
+    while len(text) < length:
+        text += "".join(_ALPHABET[byte % 62] for byte in entropy(length) if byte < 248)
+    return text[:length]

@@ -1,0 +1,163 @@
+"""The outbox: install, retire, expire.
+
+1. A credential's row is its own job: MINTED means install, RETIRING means take out, and past `due_on` an unproved one
+   has had its confirm time. So a job is committed with the step that needs it and cannot be lost or left behind.
+2. A lease is a `due_on` in the future. Whoever dies holding one leaves it to the next worker, at start at once.
+3. `step` does what is due and says when to come back; loop, clock and entropy are the caller's.
+4. An install runs in a task of its own: a device that goes away does not stop it half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from provisioner import transitions
+from provisioner.errors import Unavailable
+from provisioner.handover import Vault
+from provisioner.lifecycle import State
+from provisioner.model import Credential, Millis, ProvisionRequest, Secret
+from provisioner.ports import DeviceBroker, Install, Store, ToInstall, Unit
+
+LEASE = 10_000
+"""How long a worker has for one job, milliseconds."""
+
+_BATCH = 100
+_BACKOFF_CAP = 60_000
+
+Key = tuple[str, str, int]
+"""(device broker, clientId, generation)."""
+
+
+def backoff(attempts: int) -> Millis:
+    """Milliseconds until the next attempt: 1 s doubled each time, at most a minute."""
+    return int(min(_BACKOFF_CAP, 1000 * 2 ** min(attempts, 10)))
+
+
+def secret_context(credential: Credential) -> str:
+    """Where a minted password is sealed."""
+    return f"credential|{credential.device_broker}|{credential.client_id}|{credential.generation}"
+
+
+@dataclass(slots=True)
+class _Running:
+    """An install under way, and how many claims wait for it."""
+
+    task: asyncio.Task[Unit | None]
+    waiting: int = 0
+
+
+class Jobs:
+    """The worker of one process."""
+
+    def __init__(self, store: Store, brokers: Mapping[str, DeviceBroker], vault: Vault) -> None:
+        self._store = store
+        self._brokers = brokers
+        self._vault = vault
+        self._installing: dict[Key, _Running] = {}
+        self.wake: Callable[[], None] = lambda: None
+        """Set by whoever runs the loop; called when something became due earlier than `step` said."""
+
+    # -- install -----------------------------------------------------------------------------------------------------
+
+    async def await_install(
+        self, request: ProvisionRequest, credential: Credential, password: Secret | None, now: Millis, patience: float
+    ) -> Unit | None:
+        """Install a leased credential, or join whoever does, for at most `patience` seconds.
+
+        The unit that was committed as OFFERED, or None: not ready, or changed meanwhile. `password` None only joins.
+        """
+        key = (credential.device_broker, credential.client_id, credential.generation)
+        running = self._installing.get(key)
+        if running is None:
+            if password is None:
+                return None
+            running = self._start(key, request, credential, password, now)
+        running.waiting += 1
+        try:
+            done, _ = await asyncio.wait([running.task], timeout=patience)
+        finally:
+            running.waiting -= 1
+        return running.task.result() if done else None
+
+    def _start(
+        self, key: Key, request: ProvisionRequest, credential: Credential, password: Secret, now: Millis
+    ) -> _Running:
+        task = asyncio.create_task(self._install(key, request, credential, password, now))
+        running = self._installing[key] = _Running(task)
+        return running
+
+    async def _install(
+        self, key: Key, request: ProvisionRequest, credential: Credential, password: Secret, now: Millis
+    ) -> Unit | None:
+        try:
+            outcome = (await self._broker(credential).install([ToInstall(credential, password)]))[0]
+            if outcome is Install.DONE and self._installing[key].waiting:
+                unit = transitions.install_and_offer(request, credential)
+            elif outcome is Install.DONE:
+                unit = transitions.install(request, credential)
+            elif outcome is Install.NEVER:
+                unit = transitions.fail(request, credential, now)
+            else:
+                unit = transitions.postpone(request, credential, now + backoff(credential.attempts))
+            committed = await self._store.commit(unit)
+            self.wake()
+            return unit if committed and unit.credentials[0].state is State.OFFERED else None
+        except Unavailable:
+            # The lease runs out and the job comes back.
+            return None
+        finally:
+            del self._installing[key]
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """At start: take over what a dead process left."""
+        await self._store.release_leases()
+
+    async def step(self, now: Millis) -> Millis | None:
+        """Do what is due; when to come back (None: when woken). Raises `Unavailable`."""
+        for request in await self._store.find_lapsed(now, _BATCH):
+            await self._store.commit(transitions.expire(request))
+        leased = await self._store.lease_due(now, now + LEASE, _BATCH)
+        await asyncio.gather(*(self._work(credential, dossier.request, now) for credential, dossier in leased))
+        return now if len(leased) == _BATCH else await self._store.next_due()
+
+    async def _work(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
+        if credential.state is State.MINTED:
+            if credential.confirm_before <= now:
+                await self._store.commit(transitions.retire(request, credential, now))
+            elif credential.secret_sealed is not None:
+                password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
+                await self.await_install(request, credential, password, now, LEASE / 1000)
+        elif credential.state in (State.INSTALLED, State.OFFERED):
+            # The row is read after the lease took its `due_on`, so the confirm time itself decides.
+            if credential.confirm_before <= now:
+                await self._store.commit(transitions.retire(request, credential, now))
+        elif credential.state is State.RETIRING:
+            await self._retire(credential, request, now)
+
+    async def _retire(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
+        try:
+            gone = (await self._broker(credential).revoke([credential.username]))[0]
+        except Unavailable:
+            gone = False
+        if gone:
+            others = await self._store.find_credentials(request.id)
+            unit = transitions.retired(request, credential, others, now)
+        else:
+            unit = transitions.postpone(request, credential, now + backoff(credential.attempts))
+        await self._store.commit(unit)
+
+    def _broker(self, credential: Credential) -> DeviceBroker:
+        try:
+            return self._brokers[credential.device_broker]
+        except KeyError:
+            raise Unavailable(f"the device broker {credential.device_broker} is not configured") from None
+
+    async def close(self) -> None:
+        """Let the installs under way end."""
+        tasks: Sequence[asyncio.Task[Unit | None]] = [running.task for running in self._installing.values()]
+        if tasks:
+            await asyncio.wait(tasks)

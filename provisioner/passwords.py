@@ -1,0 +1,97 @@
+"""Passwords of the provisioning logins.
+
+1. A password that people chose is stored as Argon2id (OWASP profile: 19 MiB, t=2, p=1), one that we generated as a keyed
+   hash: with 190 bits no slow hash is needed (NIST SP 800-63B, section 5.1.2).
+2. A slow verification runs in a thread, one at a time: a storm of CONNECTs must not take the machine.
+3. What verified once is remembered under a keyed hash in memory, so each further CONNECT costs microseconds.
+4. Unknown user and wrong password cost the same: both run the slow verification wherever any user has a slow hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+from provisioner.errors import Unavailable
+
+_HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+_REMEMBERED = 1024
+_WAITING = 32
+
+GENERATED = "hmac-sha256:"
+
+
+class Passwords:
+    """Hashes and verifies. `entropy` gives the process-wide key of the memory of verified passwords."""
+
+    def __init__(self, entropy: Callable[[int], bytes]) -> None:
+        self._entropy = entropy
+        self._key = entropy(32)
+        self._verified: OrderedDict[bytes, None] = OrderedDict()
+        self._slot = asyncio.Semaphore(1)
+        self._waiting = 0
+        self._decoy: str | None = None
+
+    def hash_generated(self, password: str) -> str:
+        """Stored form of a generated password (112 bits and more)."""
+        salt = self._entropy(16)
+        return f"{GENERATED}{salt.hex()}:{hmac.digest(salt, password.encode(), 'sha256').hex()}"
+
+    async def hash_chosen(self, password: str) -> str:
+        """Stored form of a password that a person chose."""
+        async with self._slot:
+            return await asyncio.to_thread(_HASHER.hash, password)
+
+    async def verify(self, stored: str | None, password: bytes, *, slow_refusals: bool) -> bool:
+        """Whether `password` is the one behind `stored` (None: no such user).
+
+        `slow_refusals`: some user has a slow hash, so every refusal has to take as long as one. Raises `Unavailable`
+        when too many verifications wait already.
+        """
+        memory = hmac.digest(self._key, (stored or "").encode() + b"|" + hashlib.sha256(password).digest(), "sha256")
+        if memory in self._verified:
+            return True
+        if stored is not None and stored.startswith(GENERATED):
+            salt, _, digest = stored.removeprefix(GENERATED).partition(":")
+            good = hmac.compare_digest(hmac.digest(bytes.fromhex(salt), password, "sha256").hex(), digest)
+            if not good and slow_refusals:
+                await self._slow(None, password)
+        elif stored is None:
+            good = False
+            if slow_refusals:
+                await self._slow(None, password)
+        else:
+            good = await self._slow(stored, password)
+        if good:
+            self._verified[memory] = None
+            if len(self._verified) > _REMEMBERED:
+                self._verified.popitem(last=False)
+        return good
+
+    async def _slow(self, stored: str | None, password: bytes) -> bool:
+        if self._waiting >= _WAITING:
+            raise Unavailable("too many logins are being verified", retry_after=2)
+        self._waiting += 1
+        try:
+            async with self._slot:
+                if stored is None:
+                    if self._decoy is None:
+                        self._decoy = await asyncio.to_thread(_HASHER.hash, self._entropy(16))
+                    await asyncio.to_thread(_matches, self._decoy, password)
+                    return False
+                return await asyncio.to_thread(_matches, stored, password)
+        finally:
+            self._waiting -= 1
+
+
+def _matches(stored: str, password: bytes) -> bool:
+    try:
+        return _HASHER.verify(stored, password)
+    except (Argon2Error, InvalidHashError):
+        return False

@@ -1,0 +1,462 @@
+"""The path of a claim: match, authenticate, check, mint, install, offer; then ack or first login, and confirmed.
+
+1. Verify first, then limit: nothing but `denied` or `slow-down` leaves before the key was proved.
+2. Each use case reads one dossier, decides, and commits one unit guarded by what it read. A stale unit changes nothing
+   and the use case starts over: so duplicates, two workers and the operator's hand make one mint (section 9, rule 3).
+3. Nothing leaves before it is committed (rule 1), no offer before the credential works (rule 2).
+4. A requestId belongs to the generation it was first used for; once that is retired it changes nothing (rule 4).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from provisioner import policy, transitions
+from provisioner.admission import Admission
+from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
+from provisioner.handover import Conversation, Keys, Vault, ack_proof, claim_proof, csr_hash, derive, equal, new_text
+from provisioner.jobs import LEASE, Jobs, secret_context
+from provisioner.keys import Decoy, open_keys, wipe_key
+from provisioner.lifecycle import LIVE, Phase, State
+from provisioner.logins import Logins
+from provisioner.model import (
+    PROGRESS,
+    Ack,
+    Claim,
+    Confirm,
+    Coupling,
+    Credential,
+    DeviceRights,
+    Dossier,
+    Millis,
+    Offer,
+    Origin,
+    ProvisionRequest,
+    Result,
+    Secret,
+    Status,
+    Taken,
+    topic_rights,
+)
+from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Saved, Store, Unit
+
+_TRIES = 8
+_SOON = 2
+"""`retryAfter` of a `wait` that usually ends in a moment, seconds."""
+
+PASSWORD_IDENTITY = "password"  # noqa: S105 - the wire contract's name of an identity (section 9, rule 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator of this installation decided; times in seconds where not said otherwise."""
+
+    install_wait: float = 5.0
+    install_time: Millis = 60_000
+    allow_plain_without_tls: bool = False
+    allow_keyless: bool = False
+    refuse_unknown: bool = False
+
+
+class _Stale(Exception):
+    """Somebody else changed what was read: decide again."""
+
+
+class Provisioner:
+    """What devices may ask for. `now` is epoch milliseconds everywhere."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        brokers: Mapping[str, DeviceBroker],
+        jobs: Jobs,
+        logins: Logins,
+        admission: Admission,
+        rules: Rules,
+        measure: Measure,
+        entropy: Entropy,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._brokers = brokers
+        self._jobs = jobs
+        self._logins = logins
+        self._admission = admission
+        self._rules = rules
+        self._measure = measure
+        self._entropy = entropy
+        self._decoy = Decoy(vault)
+        self._keyless: dict[int, int] = {}
+
+    # -- logins --------------------------------------------------------------------------------------------------------
+
+    async def login(self, user: str, password: bytes, client_id: str) -> bool:
+        """Whether this provisioning login is admitted for this client id. Raises `Unavailable`."""
+        if not await self._logins.verify(user, password):
+            return False
+        return not self._rules.refuse_unknown or await self._store.find_claim(user, client_id, "") is not None
+
+    async def device_login(
+        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
+    ) -> DeviceRights | None:
+        """What a login at the device broker may do there; None: refused. The first one confirms (section 8)."""
+        for _ in range(_TRIES):
+            credential = await self._store.find_username(device_broker, username)
+            if (
+                credential is None
+                or not self._fits(credential, password)
+                or not await self._couples(credential, client_id)
+            ):
+                return None
+            try:
+                if credential.state is State.OFFERED:
+                    await self._confirm_by_login(credential, now)
+            except _Stale:
+                continue
+            grant = topic_rights(credential.account_name, client_id)
+            return DeviceRights(credential.account_name, username, client_id, grant)
+        raise Unavailable("this device is being changed too often", retry_after=_SOON)
+
+    def _fits(self, credential: Credential, password: bytes) -> bool:
+        context = f"{credential.device_broker}|{credential.username}"
+        given = self._vault.fingerprint(password.decode("utf-8", "replace"), context)
+        return equal(given.encode(), credential.secret_hash.encode()) and credential.state in LIVE
+
+    async def _couples(self, credential: Credential, client_id: str) -> bool:
+        if client_id == credential.client_id:
+            return True
+        if credential.coupling is Coupling.STRICT or not policy.is_identifier(client_id):
+            return False
+        return not await self._store.holds_client_id(credential.device_broker, client_id, credential.request_id)
+
+    async def _confirm_by_login(self, credential: Credential, now: Millis) -> None:
+        dossier = await self._store.find_request(credential.request_id)
+        if dossier is None or dossier.credential is None or dossier.credential.generation != credential.generation:
+            raise _Stale
+        if dossier.request.confirm is not Confirm.ACK and dossier.credential.state is State.OFFERED:
+            await self._confirm(dossier.request, dossier.credential, now)
+
+    # -- claim ---------------------------------------------------------------------------------------------------------
+
+    async def claim(self, claim: Claim, now: Millis) -> Offer:
+        """The offer for a claim. Raises `Rejected` and `Unavailable`, with the conversation once the key was proved."""
+        self._check_mode(claim, claim.origin)
+        for _ in range(_TRIES):
+            dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id)
+            conversation = self._authenticate_claim(claim, dossier, now)
+            assert dossier is not None, "what authenticated exists"  # noqa: S101 - narrows the type
+            try:
+                return await self._decide(claim, dossier, conversation, now)
+            except _Stale:
+                continue
+            except ProvisionerError as error:
+                error.conversation = conversation
+                raise
+        raise Unavailable("this request is being changed too often", retry_after=_SOON)
+
+    def _check_mode(self, message: Claim | Ack, origin: Origin) -> None:
+        if message.key is not None and not (origin.secure or self._rules.allow_plain_without_tls):
+            raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
+        if message.key is None and message.proof is None:
+            if not self._rules.allow_keyless:
+                raise Rejected(Reason.BAD_REQUEST, step="parse")
+            if not origin.tls:
+                raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
+
+    def _authenticate_claim(self, claim: Claim, dossier: Dossier | None, now: Millis) -> Conversation:
+        keys = self._keys(claim, dossier)
+        nonce = None
+        if claim.proof is not None:
+            nonce = claim.proof.nonce
+            expected = claim_proof(
+                keys.auth, claim.request_id, nonce, claim.seal_to, csr_hash(claim.csr), claim.accept, claim.alg
+            )
+            proved = equal(expected, claim.proof.proof)
+        else:
+            proved = self._is_key(claim, keys, dossier)
+        self._check_proved(claim, dossier, now, proved=proved)
+        return Conversation(claim.user, claim.client_id, claim.request_id, nonce, keys, claim.alg, claim.seal_to)
+
+    def _keys(self, message: Claim | Ack, dossier: Dossier | None) -> Keys:
+        decoy = self._decoy.open(message.user, message.client_id) if dossier is None else None
+        opened = None if dossier is None else open_keys(self._vault, dossier.request)
+        return opened or decoy or self._decoy.open(message.user, message.client_id)
+
+    def _is_key(self, message: Claim | Ack, keys: Keys, dossier: Dossier | None) -> bool:
+        if message.key is None:
+            return dossier is not None and dossier.request.keys_sealed is None
+        return equal(derive(message.key.reveal(), message.user, message.client_id).auth, keys.auth)
+
+    def _check_proved(self, message: Claim | Ack, dossier: Dossier | None, now: Millis, *, proved: bool) -> None:
+        if proved and dossier is not None:
+            return
+        origin = message.origin
+        self._admission.check_failure(message.user, message.client_id, origin.source, origin.connection, now)
+        raise Rejected(Reason.DENIED, step="authenticate")
+
+    async def _decide(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
+        request = dossier.request
+        await self._check_facts(claim, request, now)
+        if request.status is Status.DISABLED:
+            raise Rejected(Reason.DISABLED, "this request is switched off", step="window")
+        self._check_open(request)
+        self._check_not_superseded(dossier)
+        if request.phase is Phase.RETIRING:
+            raise self._wait("the former credential is being taken out", "mint")
+        if request.phase is Phase.PENDING:
+            return await self._mint(claim, dossier, conversation, now)
+        if request.phase is Phase.CONFIRMED or dossier.bound_generation == request.proved_generation is not None:
+            if not request.rotate_wanted or dossier.bound_generation is not None:
+                raise Rejected(Reason.ALREADY_PROVISIONED, step="mint", generation=request.proved_generation)
+            if request.phase is Phase.CONFIRMED:
+                return await self._mint(claim, dossier, conversation, now)
+        return await self._offer_again(claim, dossier, conversation, now)
+
+    async def _check_facts(self, claim: Claim, request: ProvisionRequest, now: Millis) -> None:
+        try:
+            policy.check_facts(request.facts, claim.device)
+        except Rejected as refusal:
+            note = json.dumps({"on": now, "reason": refusal.reason, "detail": refusal.detail})
+            await self._store.commit(Unit(saved=(transitions.changed(request, last_refusal=note),)))
+            raise
+
+    @staticmethod
+    def _check_open(request: ProvisionRequest) -> None:
+        if request.phase is Phase.EXPIRED:
+            raise Rejected(Reason.EXPIRED, "the window of this request is over", step="window")
+        if transitions.is_closed(request):
+            raise Rejected(Reason.ABANDONED, f"this request is {request.phase}", step="window")
+
+    @staticmethod
+    def _check_not_superseded(dossier: Dossier) -> None:
+        bound, request, newest = dossier.bound_generation, dossier.request, dossier.credential
+        if bound is None or bound == request.proved_generation:
+            return
+        alive = newest is not None and newest.state not in (State.RETIRING, State.RETIRED)
+        if bound != request.generation or not alive:
+            raise Rejected(
+                Reason.SUPERSEDED, "this requestId belongs to a retired generation", step="mint", generation=bound
+            )
+
+    async def _mint(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
+        request = dossier.request
+        if request.phase is Phase.PENDING:
+            if policy.is_lapsed(request, now):
+                await self._commit(transitions.expire(request))
+            policy.check_window(request, now)
+        if request.retry_count >= request.retry_max_attempts:
+            raise Rejected(Reason.ABANDONED, "the attempts of this request are used up", step="window")
+        policy.check_kind(claim)
+        if dossier.occupied:
+            raise self._wait("a former credential of this device is being taken out", "mint")
+        password = Secret(new_text(self._entropy))
+        credential = self._new_credential(dossier, password, now)
+        offer = self._offer_of(request, credential, password, conversation, now)
+        self._check_size(claim, offer)
+        bound = Bound(request.id, claim.request_id, credential.generation)
+        minted = transitions.mint(request, credential, bound, now)
+        await self._commit(minted)
+        self._note_connection(claim, request)
+        unit = await self._jobs.await_install(
+            minted.saved[0].after, credential, password, now, self._rules.install_wait
+        )
+        if unit is None:
+            raise self._wait("the device broker is not ready", "install")
+        return offer
+
+    def _new_credential(self, dossier: Dossier, password: Secret, now: Millis) -> Credential:
+        request = dossier.request
+        generation = dossier.last_generation + 1
+        username = policy.credential_username(request.account_name, request.client_id, generation)
+        credential = Credential(
+            device_broker=request.device_broker,
+            client_id=request.client_id,
+            generation=generation,
+            request_id=request.id,
+            account_name=request.account_name,
+            username=username,
+            coupling=request.coupling,
+            identity=PASSWORD_IDENTITY,
+            secret_sealed=None,
+            secret_hash=self._vault.fingerprint(password.reveal(), f"{request.device_broker}|{username}"),
+            state=State.MINTED,
+            minted_on=now,
+            confirm_before=now + self._rules.install_time + request.confirm_time,
+            due_on=now + LEASE,
+        )
+        sealed = self._vault.seal(password.reveal().encode(), secret_context(credential))
+        return replace(credential, secret_sealed=sealed)
+
+    async def _offer_again(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
+        request, credential = dossier.request, dossier.credential
+        assert credential is not None, "an unproved generation has its row"  # noqa: S101 - narrows the type
+        policy.check_kind(claim)
+        if credential.state is State.MINTED:
+            await self._jobs.await_install(request, credential, None, now, self._rules.install_wait)
+            if (fresh := await self._store.find_request(request.id)) is not None and fresh.request != request:
+                raise _Stale
+            raise self._wait("the device broker is not ready", "install")
+        if credential.state not in (State.INSTALLED, State.OFFERED) or credential.secret_sealed is None:
+            raise self._wait("the former credential is being taken out", "mint")
+        if credential.confirm_before <= now:
+            await self._commit(transitions.retire(request, credential, now))
+            self._jobs.wake()
+            raise self._wait("the confirm time is over", "confirm")
+        extended = min(
+            now + self._rules.install_time + request.confirm_time, credential.minted_on + transitions.CONFIRM_LIMIT
+        )
+        confirm_before = max(credential.confirm_before, extended)
+        password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
+        offered = replace(credential, confirm_before=confirm_before)
+        offer = self._offer_of(request, offered, password, conversation, now)
+        self._check_size(claim, offer)
+        bound = None
+        if dossier.bound_generation is None:
+            bound = Bound(request.id, claim.request_id, credential.generation)
+        await self._commit(transitions.offer(request, credential, confirm_before, bound))
+        self._note_connection(claim, request)
+        return offer
+
+    def _offer_of(
+        self,
+        request: ProvisionRequest,
+        credential: Credential,
+        password: Secret,
+        conversation: Conversation,
+        now: Millis,
+    ) -> Offer:
+        broker = self._brokers.get(request.device_broker)
+        address = None if broker is None else broker.address(secure=request.secure_url)
+        if address is None:
+            raise Unavailable("the device broker has no address to offer", retry_after=60)
+        if conversation.nonce is not None and conversation.keys.seal is None:
+            raise Rejected(Reason.ABANDONED, "the key of this request was wiped; it needs a new one", step="mint")
+        return Offer(
+            request_id=conversation.request_id,
+            generation=credential.generation,
+            server_time=now,
+            confirm_before=credential.confirm_before,
+            confirm=request.confirm,
+            coupling=credential.coupling,
+            client_id=credential.client_id,
+            username=credential.username,
+            password=password,
+            account=credential.account_name,
+            broker=address,
+            grant=topic_rights(credential.account_name, credential.client_id),
+            configuration=request.configuration,
+            conversation=conversation,
+        )
+
+    def _check_size(self, claim: Claim, offer: Offer) -> None:
+        if claim.max_reply is not None and (needed := self._measure(offer, claim.encoding)) > claim.max_reply:
+            raise Rejected(Reason.TOO_LARGE, "the reply is larger than maxReply", step="mint", needed=needed)
+
+    def _note_connection(self, claim: Claim, request: ProvisionRequest) -> None:
+        if claim.key is None and claim.proof is None:
+            self._keyless[request.id] = claim.origin.connection
+
+    @staticmethod
+    def _wait(detail: str, step: str) -> Rejected:
+        return Rejected(Reason.WAIT, detail, step=step, retry_after=_SOON)
+
+    async def _commit(self, unit: Unit) -> None:
+        if not await self._store.commit(unit):
+            raise _Stale
+
+    # -- ack -----------------------------------------------------------------------------------------------------------
+
+    async def ack(self, ack: Ack, now: Millis) -> Taken:
+        """What an ack came to. Raises `Rejected` and `Unavailable`, with the conversation once the key was proved."""
+        self._check_mode(ack, ack.origin)
+        for _ in range(_TRIES):
+            dossier = await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
+            conversation = self._authenticate_ack(ack, dossier, now)
+            assert dossier is not None, "what authenticated exists"  # noqa: S101 - narrows the type
+            try:
+                reason = await self._settle(ack, dossier, now)
+            except _Stale:
+                continue
+            except ProvisionerError as error:
+                error.conversation = conversation
+                raise
+            forget = reason is Reason.CONFIRMED and dossier.request.forget
+            return Taken(reason, ack.generation, conversation, forget)
+        raise Unavailable("this request is being changed too often", retry_after=_SOON)
+
+    def _authenticate_ack(self, ack: Ack, dossier: Dossier | None, now: Millis) -> Conversation:
+        keys = self._keys(ack, dossier)
+        nonce = None
+        if ack.proof is not None:
+            nonce = ack.proof.nonce
+            status = "" if ack.status is None else ack.status.value
+            expected = ack_proof(keys.auth, ack.request_id, nonce, ack.generation, ack.result.value, status)
+            proved = equal(expected, ack.proof.proof)
+        else:
+            proved = self._is_key(ack, keys, dossier)
+            if proved and ack.key is None and dossier is not None:
+                proved = self._keyless.get(dossier.request.id) == ack.origin.connection
+        self._check_proved(ack, dossier, now, proved=proved)
+        return Conversation(ack.user, ack.client_id, ack.request_id, nonce, keys)
+
+    async def _settle(self, ack: Ack, dossier: Dossier, now: Millis) -> Reason:
+        request, newest = dossier.request, dossier.credential
+        if ack.generation == request.proved_generation and request.phase in (Phase.CONFIRMED, Phase.RENEWING):
+            return await self._settle_proved(ack, request)
+        if newest is None or ack.generation != newest.generation:
+            if ack.generation > request.generation:
+                raise Rejected(Reason.BAD_REQUEST, "no such generation was offered", step="confirm")
+            raise Rejected(Reason.SUPERSEDED, "that generation is retired", step="confirm", generation=ack.generation)
+        if newest.state is State.RETIRED or (newest.state is State.RETIRING and ack.result is not Result.FAILED):
+            raise Rejected(Reason.SUPERSEDED, "that generation is retired", step="confirm", generation=ack.generation)
+        if newest.state is State.RETIRING:
+            return Reason.NOTED
+        if newest.state is not State.OFFERED:
+            raise Rejected(Reason.BAD_REQUEST, "no such generation was offered", step="confirm")
+        if ack.result is Result.STORED:
+            if request.confirm is Confirm.LOGIN:
+                raise self._wait("a login at the device broker confirms", "confirm")
+            await self._confirm(request, newest, now)
+            return Reason.CONFIRMED
+        if ack.result is Result.FAILED:
+            await self._commit(transitions.retire(request, newest, now))
+            self._jobs.wake()
+            return Reason.NOTED
+        return await self._note_progress(ack, request, newest, now)
+
+    async def _settle_proved(self, ack: Ack, request: ProvisionRequest) -> Reason:
+        if ack.result is Result.STORED:
+            return Reason.CONFIRMED
+        if ack.result is Result.FAILED:
+            raise Rejected(Reason.ALREADY_PROVISIONED, step="confirm", generation=request.proved_generation)
+        await self._commit(Unit(saved=(self._progress(ack, request),)))
+        return Reason.NOTED
+
+    async def _note_progress(self, ack: Ack, request: ProvisionRequest, credential: Credential, now: Millis) -> Reason:
+        extended = min(
+            now + self._rules.install_time + request.confirm_time, credential.minted_on + transitions.CONFIRM_LIMIT
+        )
+        confirm_before = max(credential.confirm_before, extended)
+        moved = replace(credential, confirm_before=confirm_before, due_on=confirm_before)
+        await self._commit(Unit(saved=(self._progress(ack, request),), credentials=(moved,)))
+        return Reason.NOTED
+
+    @staticmethod
+    def _progress(ack: Ack, request: ProvisionRequest) -> Saved:
+        if ack.status not in PROGRESS:
+            raise Rejected(Reason.BAD_REQUEST, "progress needs a status", step="parse")
+        return transitions.report(request, ack.status)
+
+    async def _confirm(self, request: ProvisionRequest, credential: Credential, now: Millis) -> None:
+        former = None
+        if request.phase is Phase.RENEWING:
+            others = await self._store.find_credentials(request.id)
+            former = next((other for other in others if other.generation == request.proved_generation), None)
+        keys = wipe_key(self._vault, request)
+        await self._commit(transitions.confirm(request, credential, former, keys, now))
+        self._keyless.pop(request.id, None)
+        if former is not None:
+            self._jobs.wake()

@@ -1,0 +1,179 @@
+-- Every statement of the store, by name. Parameters are :named; {request} and {credential} stand for the column lists
+-- of those tables in the order of their values, prefixed with r. and c.
+
+-- name: find_claims
+-- A batch of claims: [[position, user, clientId, requestId], …] as JSON.
+SELECT j.key, {request}, {credential}, b.generation,
+       (SELECT max(generation) FROM credential WHERE device_broker = r.device_broker AND client_id = r.client_id),
+       (SELECT count(*) FROM credential o
+         WHERE o.device_broker = r.device_broker AND o.client_id = r.client_id AND o.state != 'RETIRED'
+           AND (o.request_id != r.id OR (o.generation != r.generation AND o.generation IS NOT r.proved_generation)))
+  FROM json_each(:batch) j
+  JOIN provision_user u ON u.username = json_extract(j.value, '$[0]')
+  JOIN request r ON r.id = (SELECT max(id) FROM request
+                             WHERE provision_user_id = u.id AND client_id = json_extract(j.value, '$[1]'))
+  JOIN account a ON a.id = r.account_id
+  LEFT JOIN credential c ON c.device_broker = r.device_broker AND c.client_id = r.client_id
+                        AND c.generation = r.generation AND c.request_id = r.id
+  LEFT JOIN bound_request_id b ON b.request_id = r.id AND b.text = json_extract(j.value, '$[2]');
+
+-- name: find_request
+SELECT 0, {request}, {credential}, NULL,
+       (SELECT max(generation) FROM credential WHERE device_broker = r.device_broker AND client_id = r.client_id),
+       (SELECT count(*) FROM credential o
+         WHERE o.device_broker = r.device_broker AND o.client_id = r.client_id AND o.state != 'RETIRED'
+           AND (o.request_id != r.id OR (o.generation != r.generation AND o.generation IS NOT r.proved_generation)))
+  FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+  LEFT JOIN credential c ON c.device_broker = r.device_broker AND c.client_id = r.client_id
+                        AND c.generation = r.generation AND c.request_id = r.id
+ WHERE r.id = :id;
+
+-- name: find_usernames
+-- A batch of device logins: [[device broker, user name], …] as JSON.
+SELECT j.key, {credential}
+  FROM json_each(:batch) j
+  JOIN credential c ON c.device_broker = json_extract(j.value, '$[0]') AND c.username = json_extract(j.value, '$[1]');
+
+-- name: find_credentials
+SELECT {credential} FROM credential c WHERE c.request_id = :id AND c.state != 'RETIRED' ORDER BY c.generation;
+
+-- name: find_open
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE r.device_broker = :device_broker AND r.client_id = :client_id
+   AND r.phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED')
+ ORDER BY r.id;
+
+-- name: holds_client_id
+SELECT 1 FROM credential WHERE device_broker = :device_broker AND client_id = :client_id
+   AND request_id != :but_for AND state != 'RETIRED' LIMIT 1;
+
+-- name: guards
+SELECT id, optlock, job_optlock FROM request WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: save_request
+UPDATE request SET status = :status, activates_on = :activates_on, expires_on = :expires_on, secure_url = :secure_url,
+       coupling = :coupling, confirm = :confirm, confirm_time = :confirm_time, configuration = :configuration,
+       serial_number = :serial_number, mac_address = :mac_address, vendor = :vendor, brand = :brand, model = :model,
+       device_name = :device_name, forget = :forget, reuse_key = :reuse_key, retry_max_attempts = :retry_max_attempts,
+       modified_on = :modified_on, modified_by = :modified_by, optlock = :optlock
+ WHERE id = :id;
+
+-- name: save_job
+UPDATE request SET keys_sealed = :keys_sealed, phase = :phase, generation = :generation,
+       proved_generation = :proved_generation, retry_count = :retry_count, rotate_wanted = :rotate_wanted,
+       stop_wanted = :stop_wanted, skipped = :skipped, progress = :progress, start_on = :start_on,
+       last_refusal = :last_refusal, job_status = :job_status, job_optlock = :job_optlock
+ WHERE id = :id;
+
+-- name: add_request
+INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, device_broker, status, activates_on,
+       expires_on, secure_url, coupling, confirm, confirm_time, configuration, serial_number, mac_address, vendor,
+       brand, model, device_name, forget, reuse_key, retry_max_attempts, keys_sealed, phase, generation,
+       proved_generation, retry_count, rotate_wanted, stop_wanted, skipped, progress, start_on, last_refusal,
+       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock)
+VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broker, :status, :activates_on,
+       :expires_on, :secure_url, :coupling, :confirm, :confirm_time, :configuration, :serial_number, :mac_address,
+       :vendor, :brand, :model, :device_name, :forget, :reuse_key, :retry_max_attempts, :keys_sealed, :phase,
+       :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
+       :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock);
+
+-- name: save_credential
+INSERT INTO credential (device_broker, client_id, generation, request_id, account_name, username, coupling, identity,
+       secret_sealed, secret_hash, state, minted_on, confirm_before, due_on, attempts, settled_on)
+VALUES (:device_broker, :client_id, :generation, :request_id, :account_name, :username, :coupling, :identity,
+       :secret_sealed, :secret_hash, :state, :minted_on, :confirm_before, :due_on, :attempts, :settled_on)
+ON CONFLICT (device_broker, client_id, generation) DO UPDATE SET
+       secret_sealed = excluded.secret_sealed, state = excluded.state, confirm_before = excluded.confirm_before,
+       due_on = excluded.due_on, attempts = excluded.attempts, settled_on = excluded.settled_on;
+
+-- name: bind
+INSERT INTO bound_request_id (request_id, text, generation) VALUES (:request_id, :text, :generation)
+ON CONFLICT DO NOTHING;
+
+-- name: lease_due
+UPDATE credential SET due_on = :until
+ WHERE (device_broker, client_id, generation) IN (
+       SELECT device_broker, client_id, generation FROM credential
+        WHERE due_on <= :now ORDER BY due_on LIMIT :limit)
+RETURNING request_id, generation;
+
+-- name: release_leases
+UPDATE credential SET due_on = 0 WHERE due_on IS NOT NULL AND state IN ('MINTED', 'RETIRING');
+
+-- name: find_lapsed
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE r.phase = 'PENDING' AND r.expires_on IS NOT NULL AND r.expires_on <= :now LIMIT :limit;
+
+-- name: next_due
+SELECT min(at) FROM (SELECT min(due_on) AS at FROM credential WHERE due_on IS NOT NULL
+       UNION ALL SELECT min(expires_on) FROM request WHERE phase = 'PENDING' AND expires_on IS NOT NULL);
+
+-- name: list_requests
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
+   AND (:client_ids IS NULL OR r.client_id IN (SELECT value FROM json_each(:client_ids)))
+   AND (:status IS NULL OR r.status = :status)
+   AND (:statuses IS NULL OR r.job_status IN (SELECT value FROM json_each(:statuses)))
+   AND (:end IS NULL OR r.activates_on IS NULL OR r.activates_on <= :end)
+   AND (:start IS NULL OR r.expires_on IS NULL OR r.expires_on >= :start)
+ ORDER BY r.id DESC LIMIT :limit + 1 OFFSET :offset;
+
+-- name: count_open
+SELECT count(*) FROM request WHERE account_id = :account_id
+   AND phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED', 'CONFIRMED', 'RENEWING');
+
+-- name: delete_request
+DELETE FROM request WHERE id = :id AND optlock = :optlock AND job_optlock = :job_optlock;
+
+-- name: delete_bound
+DELETE FROM bound_request_id WHERE request_id = :id;
+
+-- name: add_account
+INSERT INTO account (id, uid, name, display_name, kind, parent_id, coupling, device_broker, quota, created_on,
+       created_by, modified_on, modified_by, optlock)
+VALUES (:id, :uid, :name, :display_name, :kind, :parent_id, :coupling, :device_broker, :quota, :created_on,
+       :created_by, :modified_on, :modified_by, :optlock);
+
+-- name: find_account
+SELECT id, uid, name, display_name, kind, parent_id, coupling, device_broker, quota, created_on, created_by,
+       modified_on, modified_by, optlock
+  FROM account WHERE id = :id OR name = :name;
+
+-- name: list_accounts
+SELECT id, uid, name, display_name, kind, parent_id, coupling, device_broker, quota, created_on, created_by,
+       modified_on, modified_by, optlock
+  FROM account ORDER BY id;
+
+-- name: add_user
+INSERT INTO provision_user (id, account_id, username, password_hash, created_on, created_by)
+VALUES (:id, :account_id, :username, :password_hash, :created_on, :created_by);
+
+-- name: find_user
+SELECT id, account_id, username, password_hash, created_on, created_by FROM provision_user WHERE username = :username;
+
+-- name: list_users
+SELECT id, account_id, username, password_hash, created_on, created_by FROM provision_user ORDER BY id;
+
+-- name: save_user_password
+UPDATE provision_user SET password_hash = :password_hash WHERE id = :id;
+
+-- name: add_token
+INSERT INTO token (id, name, role, account_id, token_hash, created_on)
+VALUES (:id, :name, :role, :account_id, :token_hash, :created_on);
+
+-- name: find_token
+SELECT id, name, role, account_id, token_hash, created_on FROM token WHERE token_hash = :token_hash;
+
+-- name: list_tokens
+SELECT id, name, role, account_id, token_hash, created_on FROM token ORDER BY id;
+
+-- name: delete_token
+DELETE FROM token WHERE id = :id;

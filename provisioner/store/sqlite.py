@@ -1,0 +1,421 @@
+"""The Store on SQLite.
+
+1. One process: a lock file says so. One writing connection, one reading connection; a reader sees committed rows only.
+2. Group commit: units that arrive while a batch is being written make the next batch, one BEGIN and one fsync for all.
+3. A unit's guards are compared inside the write transaction, in order of arrival; a stale unit changes nothing, and its
+   neighbours do not notice.
+4. Reads that arrive together are one statement (`json_each`): each call into aiosqlite is a hop to its thread.
+5. Nothing is acknowledged before COMMIT returned (`synchronous=FULL`); a failed COMMIT fails every unit in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import aiosqlite
+
+from provisioner.errors import Conflict, Unavailable
+from provisioner.model import Account, Credential, Dossier, Millis, ProvisionRequest, Token, User
+from provisioner.ports import Listing, Unit
+from provisioner.store.migrations import migrate
+from provisioner.store.statements import (
+    SQL,
+    credential_values,
+    job_values,
+    read_account,
+    read_credential,
+    read_dossier,
+    read_request,
+    read_token,
+    read_user,
+    request_values,
+    row_values,
+)
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA secure_delete = ON",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA cache_size = -16000",
+)
+_MOST = 256
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class _Gatherer(Generic[A, B]):
+    """Questions that come while a batch is out make the next batch; an answer may be the error of that one question."""
+
+    def __init__(self, answer: Callable[[list[A]], Awaitable[Sequence[B | Exception]]]) -> None:
+        self._answer = answer
+        self._waiting: list[tuple[A, asyncio.Future[B]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self, question: A) -> asyncio.Future[B]:
+        """A future of the answer."""
+        future: asyncio.Future[B] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+                try:
+                    answers = await self._answer([question for question, _ in batch])
+                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(answer, Exception):
+                        future.set_exception(answer)
+                    else:
+                        future.set_result(answer)
+        finally:
+            self._task = None
+
+    async def drain(self) -> None:
+        """Return when nothing is out or waiting."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+
+class SqliteStore:
+    """See the module. Open with `SqliteStore.open`."""
+
+    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, lock: int) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._lock_file = lock
+        self._writing = asyncio.Lock()
+        self._claims = _Gatherer(self._find_claims)
+        self._usernames = _Gatherer(self._find_usernames)
+        self._units = _Gatherer(self._commit_batch)
+
+    @classmethod
+    async def open(cls, path: Path) -> SqliteStore:
+        """Open or create the database (0600); raises `Unavailable` when another process has it."""
+        lock = _lock(path)
+        opened: list[aiosqlite.Connection] = []
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            for _ in range(2):
+                connection = await aiosqlite.connect(path, isolation_level=None)
+                opened.append(connection)
+                for pragma in _PRAGMAS:
+                    await connection.execute(pragma)
+            await migrate(opened[0])
+            await opened[1].execute("PRAGMA query_only = ON")
+        except BaseException as error:
+            for connection in opened:
+                await connection.close()
+            os.close(lock)
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise Unavailable(f"the database {path} cannot be opened: {error}") from error
+            raise
+        return cls(opened[0], opened[1], lock)
+
+    async def close(self) -> None:
+        """Finish what was begun, then close; idempotent."""
+        for gatherer in (self._claims, self._usernames, self._units):
+            await gatherer.drain()
+        await self._reader.close()
+        await self._writer.close()
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+            self._lock_file = -1
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def find_claim(self, user: str, client_id: str, request_id: str) -> Dossier | None:
+        """See `Store`."""
+        return await self._claims.ask((user, client_id, request_id))
+
+    async def _find_claims(self, batch: list[tuple[str, str, str]]) -> list[Dossier | None]:
+        found: list[Dossier | None] = [None] * len(batch)
+        for row in await self._read("find_claims", {"batch": json.dumps(batch)}):
+            found[row[0]] = read_dossier(row[1:])
+        return found
+
+    async def find_username(self, device_broker: str, username: str) -> Credential | None:
+        """See `Store`."""
+        return await self._usernames.ask((device_broker, username))
+
+    async def _find_usernames(self, batch: list[tuple[str, str]]) -> list[Credential | None]:
+        found: list[Credential | None] = [None] * len(batch)
+        for row in await self._read("find_usernames", {"batch": json.dumps(batch)}):
+            found[row[0]] = read_credential(row[1:])
+        return found
+
+    async def find_request(self, request_id: int) -> Dossier | None:
+        """See `Store`."""
+        rows = await self._read("find_request", {"id": request_id})
+        return read_dossier(rows[0][1:]) if rows else None
+
+    async def find_credentials(self, request_id: int) -> Sequence[Credential]:
+        """See `Store`."""
+        return [read_credential(row) for row in await self._read("find_credentials", {"id": request_id})]
+
+    async def find_open(self, device_broker: str, client_id: str) -> Sequence[ProvisionRequest]:
+        """See `Store`."""
+        rows = await self._read("find_open", {"device_broker": device_broker, "client_id": client_id})
+        return [read_request(row) for row in rows]
+
+    async def holds_client_id(self, device_broker: str, client_id: str, but_for: int) -> bool:
+        """See `Store`."""
+        values = {"device_broker": device_broker, "client_id": client_id, "but_for": but_for}
+        return bool(await self._read("holds_client_id", values))
+
+    async def find_lapsed(self, now: Millis, limit: int) -> Sequence[ProvisionRequest]:
+        """See `Store`."""
+        return [read_request(row) for row in await self._read("find_lapsed", {"now": now, "limit": limit})]
+
+    async def next_due(self) -> Millis | None:
+        """See `Store`."""
+        due: Millis | None = (await self._read("next_due", {}))[0][0]
+        return due
+
+    async def list_requests(self, listing: Listing) -> tuple[Sequence[ProvisionRequest], bool]:
+        """See `Store`."""
+        values = {
+            "accounts": _json(listing.accounts),
+            "client_ids": _json(listing.client_ids),
+            "statuses": _json(listing.statuses),
+            "status": listing.status,
+            "start": listing.start,
+            "end": listing.end,
+            "offset": listing.offset,
+            "limit": listing.limit,
+        }
+        rows = await self._read("list_requests", values)
+        return [read_request(row) for row in rows[: listing.limit]], len(rows) > listing.limit
+
+    async def count_open(self, account_id: int) -> int:
+        """See `Store`."""
+        return int((await self._read("count_open", {"account_id": account_id}))[0][0])
+
+    async def find_account(self, account_id: int) -> Account | None:
+        """See `Store`."""
+        rows = await self._read("find_account", {"id": account_id, "name": None})
+        return read_account(rows[0]) if rows else None
+
+    async def find_account_named(self, name: str) -> Account | None:
+        """See `Store`."""
+        rows = await self._read("find_account", {"id": None, "name": name})
+        return read_account(rows[0]) if rows else None
+
+    async def list_accounts(self) -> Sequence[Account]:
+        """See `Store`."""
+        return [read_account(row) for row in await self._read("list_accounts", {})]
+
+    async def find_user(self, username: str) -> User | None:
+        """See `Store`."""
+        rows = await self._read("find_user", {"username": username})
+        return read_user(rows[0]) if rows else None
+
+    async def list_users(self) -> Sequence[User]:
+        """See `Store`."""
+        return [read_user(row) for row in await self._read("list_users", {})]
+
+    async def find_token(self, token_hash: str) -> Token | None:
+        """See `Store`."""
+        rows = await self._read("find_token", {"token_hash": token_hash})
+        return read_token(rows[0]) if rows else None
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """See `Store`."""
+        return [read_token(row) for row in await self._read("list_tokens", {})]
+
+    async def _read(self, name: str, values: dict[str, Any]) -> list[Any]:
+        try:
+            return list(await self._reader.execute_fetchall(SQL[name], values))
+        except (sqlite3.Error, ValueError) as error:
+            raise Unavailable("the database cannot be read") from error
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def commit(self, unit: Unit) -> bool:
+        """See `Store`."""
+        return await self._units.ask(unit)
+
+    async def _commit_batch(self, units: list[Unit]) -> Sequence[bool | Exception]:
+        try:
+            return await self._write_units(units)
+        except Conflict:
+            outcomes: list[bool | Exception] = []
+        for unit in units:
+            try:
+                outcomes += await self._write_units([unit])
+            except Conflict as conflict:
+                outcomes.append(conflict)
+        return outcomes
+
+    async def _write_units(self, units: list[Unit]) -> list[bool]:
+        async with self._writing:
+            await self._begin()
+            try:
+                winners = await self._check_guards(units)
+                await self._write(unit for unit, wins in zip(units, winners, strict=True) if wins)
+                await self._writer.execute("COMMIT")
+            except BaseException as error:
+                await self._roll_back()
+                raise _translated(error) from error
+            return winners
+
+    async def _check_guards(self, units: list[Unit]) -> list[bool]:
+        ids = [saved.before.id for unit in units for saved in unit.saved]
+        rows = await self._writer.execute_fetchall(SQL["guards"], {"ids": json.dumps(ids)})
+        current = {row[0]: (row[1], row[2]) for row in rows}
+        winners = []
+        for unit in units:
+            wins = all(
+                current.get(saved.before.id) == (saved.before.optlock, saved.before.job_optlock) for saved in unit.saved
+            )
+            if wins:
+                for saved in unit.saved:
+                    current[saved.after.id] = (saved.after.optlock, saved.after.job_optlock)
+            winners.append(wins)
+        return winners
+
+    async def _write(self, units: Iterable[Unit]) -> None:
+        jobs, requests, added, credentials, bound = [], [], [], [], []
+        for unit in units:
+            for saved in unit.saved:
+                if saved.after.job_optlock != saved.before.job_optlock:
+                    jobs.append(job_values(saved.after))
+                if saved.after.optlock != saved.before.optlock:
+                    requests.append(request_values(saved.after))
+            added += [request_values(request) for request in unit.added]
+            credentials += [credential_values(credential) for credential in unit.credentials]
+            if unit.bound is not None:
+                bound.append(row_values(unit.bound))
+        for name, values in (
+            ("save_job", jobs),
+            ("save_request", requests),
+            ("add_request", added),
+            ("save_credential", credentials),
+            ("bind", bound),
+        ):
+            if values:
+                await self._writer.executemany(SQL[name], values)
+
+    async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:
+        """See `Store`."""
+        leased = await self._change("lease_due", {"now": now, "until": until, "limit": limit})
+        found = []
+        for request_id, generation in leased:
+            dossier = await self.find_request(request_id)
+            for credential in await self.find_credentials(request_id):
+                if dossier is not None and credential.generation == generation:
+                    found.append((credential, dossier))
+        return found
+
+    async def release_leases(self) -> None:
+        """See `Store`."""
+        await self._change("release_leases", {})
+
+    async def delete_request(self, before: ProvisionRequest) -> bool:
+        """See `Store`."""
+        async with self._writing:
+            await self._begin()
+            try:
+                values = {"id": before.id, "optlock": before.optlock, "job_optlock": before.job_optlock}
+                async with self._writer.execute(SQL["delete_request"], values) as cursor:
+                    gone = cursor.rowcount == 1
+                if gone:
+                    await self._writer.execute(SQL["delete_bound"], {"id": before.id})
+                await self._writer.execute("COMMIT")
+            except BaseException as error:
+                await self._roll_back()
+                raise _translated(error) from error
+            return gone
+
+    async def add_account(self, account: Account) -> None:
+        """See `Store`."""
+        await self._change("add_account", row_values(account))
+
+    async def add_user(self, user: User) -> None:
+        """See `Store`."""
+        await self._change("add_user", row_values(user))
+
+    async def save_user_password(self, user_id: int, password_hash: str) -> None:
+        """See `Store`."""
+        await self._change("save_user_password", {"id": user_id, "password_hash": password_hash})
+
+    async def add_token(self, token: Token) -> None:
+        """See `Store`."""
+        await self._change("add_token", row_values(token))
+
+    async def delete_token(self, token_id: int) -> bool:
+        """See `Store`."""
+        before = len(await self.list_tokens())
+        await self._change("delete_token", {"id": token_id})
+        return len(await self.list_tokens()) < before
+
+    async def check(self) -> None:
+        """See `Store`."""
+        async with self._writing:
+            await self._begin()
+            await self._roll_back()
+
+    async def _change(self, name: str, values: dict[str, Any]) -> list[Any]:
+        async with self._writing:
+            await self._begin()
+            try:
+                rows = list(await self._writer.execute_fetchall(SQL[name], values))
+                await self._writer.execute("COMMIT")
+            except BaseException as error:
+                await self._roll_back()
+                raise _translated(error) from error
+            return rows
+
+    async def _begin(self) -> None:
+        try:
+            await self._writer.execute("BEGIN IMMEDIATE")
+        except (sqlite3.Error, ValueError) as error:
+            raise Unavailable("the database cannot be written") from error
+
+    async def _roll_back(self) -> None:
+        with suppress(sqlite3.Error, ValueError):
+            await self._writer.execute("ROLLBACK")
+
+
+def _json(values: Sequence[object] | None) -> str | None:
+    return None if values is None else json.dumps(values)
+
+
+def _translated(error: BaseException) -> BaseException:
+    if isinstance(error, sqlite3.IntegrityError):
+        return Conflict("conflict", "something of that name or id is there already")
+    if isinstance(error, sqlite3.Error):
+        return Unavailable("the database cannot be written")
+    return error
+
+
+def _lock(path: Path) -> int:
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise Unavailable(
+            f"{path.parent} is in use by another provisioner; stop it first, or choose another data directory"
+        ) from error
+    return lock

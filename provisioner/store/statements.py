@@ -1,0 +1,148 @@
+"""From named SQL text to values and back: the only place that knows the order of columns.
+
+1. A value's fields and the table's columns have the same names; enumerations are stored as their text.
+2. Reading is by position: a claim reads some sixty columns, and names would cost more than the query.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.resources import files
+from typing import Any
+
+from provisioner.lifecycle import Phase, State
+from provisioner.model import (
+    Account,
+    AccountKind,
+    Confirm,
+    Coupling,
+    Credential,
+    Dossier,
+    Facts,
+    JobStatus,
+    ProvisionRequest,
+    Role,
+    Status,
+    Token,
+    User,
+    job_status,
+)
+from provisioner.ports import Bound
+
+Row = Sequence[Any]
+
+_REQUEST = ["r.id", "r.job_id", "r.account_id", "a.name", "r.client_id", "r.provision_user_id", "u.username", "r.device_broker", "r.status", "r.activates_on", "r.expires_on", "r.secure_url", "r.coupling", "r.confirm", "r.confirm_time", "r.configuration", "r.serial_number", "r.mac_address", "r.vendor", "r.brand", "r.model", "r.device_name", "r.forget", "r.reuse_key", "r.retry_max_attempts", "r.keys_sealed", "r.phase", "r.generation", "r.proved_generation", "r.retry_count", "r.rotate_wanted", "r.stop_wanted", "r.skipped", "r.progress", "r.start_on", "r.last_refusal", "r.created_on", "r.created_by", "r.modified_on", "r.modified_by", "r.optlock", "r.job_optlock"]
+_CREDENTIAL = [f"c.{field.name}" for field in fields(Credential)]
+_FACTS = slice(16, 21)
+
+
+def _load() -> dict[str, str]:
+    text = files("provisioner.store").joinpath("queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
+    columns = {"{request}": ", ".join(_REQUEST), "{credential}": ", ".join(_CREDENTIAL)}
+    statements = {}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        sql = body
+        for mark, names in columns.items():
+            sql = sql.replace(mark, names)
+        statements[name] = sql.strip()
+    return statements
+
+
+SQL = _load()
+"""Statement by name, as written in `queries.sql`."""
+
+
+_PHASES, _STATES, _STATUSES = ({member.value: member for member in kind} for kind in (Phase, State, Status))
+_COUPLINGS, _CONFIRMS = ({member.value: member for member in kind} for kind in (Coupling, Confirm))
+
+
+def read_request(row: Row) -> ProvisionRequest:
+    """A request from its columns."""
+    values = [
+        *row[:8],
+        _STATUSES[row[8]],
+        *row[9:11],
+        bool(row[11]),
+        _COUPLINGS[row[12]],
+        _CONFIRMS[row[13]],
+        *row[14:16],
+        Facts(*row[_FACTS]),
+        row[21],
+        bool(row[22]),
+        bool(row[23]),
+        *row[24:26],
+        _PHASES[row[26]],
+        *row[27:30],
+        bool(row[30]),
+        bool(row[31]),
+        bool(row[32]),
+        None if row[33] is None else JobStatus(row[33]),
+        *row[34:42],
+    ]
+    return ProvisionRequest(*values)
+
+
+def read_credential(row: Row) -> Credential:
+    """A credential from its columns."""
+    values = [*row[:6], _COUPLINGS[row[6]], *row[7:10], _STATES[row[10]], *row[11:16]]
+    return Credential(*values)
+
+
+def read_dossier(row: Row) -> Dossier:
+    """A dossier from what `find_claims` and `find_request` select, without the position."""
+    there = row[42] is not None
+    return Dossier(
+        request=read_request(row),
+        credential=read_credential(row[42:58]) if there else None,
+        bound_generation=row[58],
+        last_generation=row[59] or 0,
+        occupied=row[60] > 0,
+    )
+
+
+def read_account(row: Row) -> Account:
+    """An account from its columns."""
+    values = [*row[:4], AccountKind(row[4]), row[5], Coupling(row[6]), *row[7:]]
+    return Account(*values)
+
+
+def read_user(row: Row) -> User:
+    """A provision user from its columns."""
+    return User(*row)
+
+
+def read_token(row: Row) -> Token:
+    """A token from its columns."""
+    return Token(row[0], row[1], Role(row[2]), *row[3:])
+
+
+_JOB = ["id", "keys_sealed", "phase", "generation", "proved_generation", "retry_count", "rotate_wanted", "stop_wanted", "skipped", "progress", "start_on", "last_refusal", "job_optlock"]
+_PLAIN = [field.name for field in fields(ProvisionRequest) if field.name != "facts"]
+
+
+def job_values(request: ProvisionRequest) -> dict[str, Any]:
+    """Parameters of `save_job`."""
+    return {name: getattr(request, name) for name in _JOB} | {"job_status": job_status(request)}
+
+
+def request_values(request: ProvisionRequest) -> dict[str, Any]:
+    """Parameters of `save_request` and `add_request`."""
+    values = {name: getattr(request, name) for name in _PLAIN}
+    values |= {field.name: getattr(request.facts, field.name) for field in fields(Facts)}
+    return values | {"job_status": job_status(request)}
+
+
+_CREDENTIAL_FIELDS = [field.name for field in fields(Credential)]
+
+
+def credential_values(credential: Credential) -> dict[str, Any]:
+    """Parameters of `save_credential`."""
+    return {name: getattr(credential, name) for name in _CREDENTIAL_FIELDS}
+
+
+def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
+    """Parameters of the `add_` statement of a small table."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}

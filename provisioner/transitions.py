@@ -1,0 +1,179 @@
+"""From what is there and what happened to the unit of work that says so: pure, and the only users of `lifecycle`.
+
+1. Each function takes values as they were read and returns the `Unit` that commits one step; nothing is written here.
+2. Every step of a credential comes with its request, whose `job_optlock` guards both.
+3. A credential leaves by RETIRING, which is the job to take it out of the device broker; its row and name stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from provisioner.lifecycle import CLOSED, Event, Phase, State, advance, progress
+from provisioner.model import Credential, JobStatus, Millis, ProvisionRequest
+from provisioner.policy import is_lapsed
+from provisioner.ports import Bound, Saved, Unit
+
+CONFIRM_LIMIT = 24 * 3_600_000
+"""Latest end of the confirm time after the mint (section 9, rule 9), milliseconds."""
+
+
+def _step(request: ProvisionRequest, event: Event, **changes: object) -> Saved:
+    after = replace(request, phase=advance(request.phase, event), job_optlock=request.job_optlock + 1, **changes)  # type: ignore[arg-type]  # field names are checked by replace itself
+    return Saved(request, after)
+
+
+def changed(request: ProvisionRequest, **changes: object) -> Saved:
+    """A change of the job that is no change of phase."""
+    return Saved(request, replace(request, job_optlock=request.job_optlock + 1, **changes))  # type: ignore[arg-type]  # as above
+
+
+def mint(request: ProvisionRequest, credential: Credential, bound: Bound, now: Millis) -> Unit:
+    """An authenticated claim gets the next generation, whose install job is leased to whoever minted it."""
+    saved = _step(
+        request,
+        Event.MINT,
+        generation=credential.generation,
+        retry_count=request.retry_count + 1,
+        start_on=now,
+        progress=None,
+    )
+    return Unit(saved=(saved,), credentials=(credential,), bound=bound)
+
+
+def install(request: ProvisionRequest, credential: Credential) -> Unit:
+    """The device broker accepts it, and nobody waits for the offer any more."""
+    state = progress(credential.state, Event.INSTALL)
+    after = replace(credential, state=state, due_on=credential.confirm_before, attempts=0)
+    return Unit(saved=(_step(request, Event.INSTALL),), credentials=(after,))
+
+
+def install_and_offer(request: ProvisionRequest, credential: Credential) -> Unit:
+    """The device broker accepts it and the claim still waits: two steps in one commit, the offer leaves after it."""
+    installed = install(request, credential)
+    unit = offer(installed.saved[0].after, installed.credentials[0], credential.confirm_before, None)
+    after = replace(unit.saved[0].after, job_optlock=request.job_optlock + 1)
+    return replace(unit, saved=(Saved(request, after),))
+
+
+def offer(request: ProvisionRequest, credential: Credential, confirm_before: Millis, bound: Bound | None) -> Unit:
+    """The credential is about to be sent, for the first time or again."""
+    state = progress(credential.state, Event.OFFER)
+    after = replace(credential, state=state, confirm_before=confirm_before, due_on=confirm_before)
+    return Unit(saved=(_step(request, Event.OFFER),), credentials=(after,), bound=bound)
+
+
+def postpone(request: ProvisionRequest, credential: Credential, due_on: Millis) -> Unit:
+    """The device broker is away: the same job again later."""
+    after = replace(credential, due_on=due_on, attempts=credential.attempts + 1)
+    return Unit(saved=(changed(request),), credentials=(after,))
+
+
+def fail(request: ProvisionRequest, credential: Credential, now: Millis) -> Unit:
+    """The device broker refuses this credential for good."""
+    if request.phase is Phase.RENEWING:
+        return retire(request, credential, now)
+    state = progress(credential.state, Event.FAIL)
+    return Unit(saved=(_step(request, Event.FAIL),), credentials=(_settled(credential, state, now),))
+
+
+def confirm(
+    request: ProvisionRequest, credential: Credential, former: Credential | None, keys_sealed: str | None, now: Millis
+) -> Unit:
+    """The device proved that it holds the credential; `former` is the one it replaces, which is retired."""
+    proved = _settled(credential, progress(credential.state, Event.CONFIRM), now)
+    saved = _step(
+        request,
+        Event.CONFIRM,
+        proved_generation=credential.generation,
+        rotate_wanted=False,
+        keys_sealed=keys_sealed,
+    )
+    leaving = () if former is None else (_leaving(former, Event.RETIRE, now),)
+    return Unit(saved=(saved,), credentials=(*leaving, proved))
+
+
+def retire(request: ProvisionRequest, credential: Credential, now: Millis) -> Unit:
+    """An unproved generation has to go: confirm time over, ack `failed`, another identity."""
+    return Unit(saved=(_step(request, Event.RETIRE),), credentials=(_leaving(credential, Event.RETIRE, now),))
+
+
+def withdraw(
+    request: ProvisionRequest, credentials: Iterable[Credential], now: Millis, **changes: object
+) -> tuple[Saved, tuple[Credential, ...]]:
+    """Everything of this request has to go: stop, revoke, reopen, overwrite."""
+    leaving = tuple(_leaving(credential, Event.RETIRE, now) for credential in credentials)
+    return _step(request, Event.WITHDRAW, **changes), leaving
+
+
+def retired(request: ProvisionRequest, credential: Credential, others: Iterable[Credential], now: Millis) -> Unit:
+    """It is out of the device broker and its sessions are closed. `others`: what of this request is not retired."""
+    gone = _settled(credential, progress(credential.state, Event.RETIRED), now)
+    changes: dict[str, object] = {}
+    if request.phase is not Phase.RETIRING:
+        event = Event.RETIRED
+        if request.phase is Phase.RENEWING and request.retry_count >= request.retry_max_attempts:
+            changes["rotate_wanted"] = False
+    elif any(other.generation != credential.generation for other in others):
+        event = Event.RETIRED
+    else:
+        event = resting(request, now)
+        changes = {"stop_wanted": False, "proved_generation": None, "progress": None}
+    return Unit(saved=(_step(request, event, **changes),), credentials=(gone,))
+
+
+def resting(request: ProvisionRequest, now: Millis) -> Event:
+    """Where a request goes once nothing of it is left at the device broker."""
+    if request.stop_wanted:
+        return Event.STOP
+    if request.retry_count >= request.retry_max_attempts:
+        return Event.ABANDON
+    return Event.EXPIRE if is_lapsed(request, now) else Event.FREE
+
+
+def expire(request: ProvisionRequest) -> Unit:
+    """The window of a PENDING request is over."""
+    return Unit(saved=(_step(request, Event.EXPIRE),))
+
+
+def stop_pending(request: ProvisionRequest, **changes: object) -> Saved:
+    """A PENDING request is stopped, or replaced before any claim (`skipped=True`)."""
+    return _step(request, Event.STOP, **changes)
+
+
+def reopen(request: ProvisionRequest, keys_sealed: str | None) -> Saved:
+    """A closed request starts over."""
+    return _step(request, Event.REOPEN, **fresh(keys_sealed))
+
+
+def fresh(keys_sealed: str | None) -> dict[str, object]:
+    """What a reopened request forgets."""
+    return {
+        "keys_sealed": keys_sealed,
+        "retry_count": 0,
+        "rotate_wanted": False,
+        "stop_wanted": False,
+        "skipped": False,
+        "progress": None,
+        "last_refusal": None,
+    }
+
+
+def report(request: ProvisionRequest, status: JobStatus) -> Saved:
+    """A device reports progress: the job shows it, the phase stays."""
+    return changed(request, progress=status)
+
+
+def is_closed(request: ProvisionRequest) -> bool:
+    """Whether nothing is live and nothing moves."""
+    return request.phase in CLOSED
+
+
+def _settled(credential: Credential, state: State, now: Millis) -> Credential:
+    return replace(credential, state=state, secret_sealed=None, due_on=None, attempts=0, settled_on=now)
+
+
+def _leaving(credential: Credential, event: Event, now: Millis) -> Credential:
+    state = progress(credential.state, event)
+    return replace(credential, state=state, secret_sealed=None, due_on=now, attempts=0, settled_on=None)
