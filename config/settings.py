@@ -28,8 +28,11 @@ from config.values import (
     Seconds,
     Switch,
     TopicRoot,
+    WholeSeconds,
     Write,
 )
+
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # named to be recognised, not to be listened on
 
 
 class Section(BaseModel):
@@ -113,8 +116,8 @@ class Claim(Section):
     install_wait: Seconds = Field(
         default=5.0, description="A claim waits this long for the device broker, then is told to repeat."
     )
-    confirm_time: Seconds = Field(
-        default=3600.0, description="An offered credential must be confirmed within this time."
+    confirm_time: WholeSeconds = Field(
+        default=3600, description="An offered credential must be confirmed within this time."
     )
     retry_max_attempts: Count = Field(
         default=5, description="A request without a number of its own is abandoned after this many."
@@ -157,6 +160,9 @@ class DeviceBroker(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_listeners("device_broker", (self.listen, self.tls_listen), self.certificate, self.private_key)
+        for listen, url, name in ((self.listen, self.url, "url"), (self.tls_listen, self.secure_url, "secure_url")):
+            if listen is not None and listen.host in _EVERYWHERE and url is None:
+                raise ValueError(f"device_broker.{name} is missing: devices cannot be told to connect to {listen}")
         return self
 
 

@@ -124,10 +124,14 @@ TopicRoot = Annotated[
     Write('topic levels of A-Z a-z 0-9 . _ : - joined by "/", at most 128 characters'),
 ]
 Switch = Annotated[bool, Write("true or false")]
-
-
 _SECONDS = Write("a number of seconds from 0.1 to 86400")
 Seconds = Annotated[float, BeforeValidator(_refuse_truth), Field(ge=0.1, le=86_400, allow_inf_nan=False), _SECONDS]
+WholeSeconds = Annotated[
+    int,
+    BeforeValidator(_refuse_truth),
+    Field(ge=1, le=86_400),
+    Write("a whole number of seconds from 1 to 86400"),
+]
 Count = Annotated[
     int, BeforeValidator(_refuse_truth), Field(ge=1, le=1_000_000), Write("a whole number from 1 to 1000000")
 ]

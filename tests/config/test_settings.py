@@ -77,6 +77,12 @@ def test_a_server_listens_somewhere() -> None:
     assert sentence == "endpoint.listen and endpoint.tls_listen are both empty: give at least one of them."
 
 
+def test_devices_are_not_told_to_connect_to_everywhere() -> None:
+    sentence = refused(PROVISIONER_DEVICE_BROKER__LISTEN="[::]:1883")
+    assert sentence == "device_broker.url is missing: devices cannot be told to connect to [::]:1883."
+    load(None, {"PROVISIONER_DEVICE_BROKER__LISTEN": "[::]:1883", "PROVISIONER_DEVICE_BROKER__URL": "mqtt://b:1883"})
+
+
 def test_two_servers_do_not_share_a_port() -> None:
     sentence = refused(PROVISIONER_HTTP__LISTEN="127.0.0.1:1883")
     assert sentence == "http.listen and device_broker.listen are both 127.0.0.1:1883: each needs a port of its own."
