@@ -87,9 +87,16 @@ class DataDir:
         """Text of a secret file, without the last line's end; None: there is none. Raises `Unusable`."""
         return self._load(self.path / name) if (self.path / name).exists() else None
 
-    def save_secret(self, name: str, text: str) -> str:
-        """Write a secret file unless it is there; returns what is in it now."""
-        return self._create(self.path / name, text)
+    def save_secret(self, name: str, text: str) -> None:
+        """Write a secret file, in place of the one that may be there."""
+        temporary = self._written(self.path / name, text)
+        temporary.replace(self.path / name)
+        _sync(self.path)
+
+    def delete_secret(self, name: str) -> None:
+        """Remove a secret file."""
+        (self.path / name).unlink(missing_ok=True)
+        _sync(self.path)
 
     def announce(self, running: Running) -> Announcement:
         """Write `run.json`; it is valid until the returned value is withdrawn or this process ends."""
@@ -135,21 +142,23 @@ class DataDir:
             raise Unusable(f"{file} may be read by others: chmod 600 {file}.")
         return text.removesuffix("\n")
 
-    def _create(self, file: Path, text: str) -> str:
-        if not file.exists():
-            temporary, descriptor = self._temporary(file.name, file.parent)
-            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-                stream.write(text + "\n")
-                stream.flush()
-                os.fsync(descriptor)
-            try:
-                file.hardlink_to(temporary)  # unlike a rename it never replaces what somebody else just made
-            except FileExistsError:
-                pass
-            finally:
-                temporary.unlink()
-            _sync(file.parent)
-        return self._load(file)
+    def _create(self, file: Path, text: str) -> None:
+        temporary = self._written(file, text)
+        try:
+            file.hardlink_to(temporary)  # unlike a rename it never replaces what somebody else just made
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        _sync(file.parent)
+
+    def _written(self, file: Path, text: str) -> Path:
+        temporary, descriptor = self._temporary(file.name, file.parent)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(descriptor)
+        return temporary
 
     def _temporary(self, name: str, folder: Path | None = None) -> tuple[Path, int]:
         file = (folder or self.path) / f".{name}.{os.getpid()}"

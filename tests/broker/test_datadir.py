@@ -87,12 +87,14 @@ def test_a_damaged_key_is_refused(directory: DataDir, content: bytes) -> None:
         directory.load_keys(new_key)
 
 
-def test_the_first_writer_of_a_secret_wins(directory: DataDir) -> None:
-    assert directory.load_secret("admin-token") is None
-    assert directory.save_secret("admin-token", "one") == "one"
-    assert directory.save_secret("admin-token", "two") == "one"
-    assert directory.load_secret("admin-token") == "one"
+def test_a_secret_is_whole_and_can_be_replaced(directory: DataDir) -> None:
+    assert directory.load_secret("provision-login") is None
+    for text in ("factory\none", "factory\ntwo"):
+        directory.save_secret("provision-login", text)
+        assert directory.load_secret("provision-login") == text
     assert [file.name for file in directory.path.iterdir() if file.name.startswith(".")] == []
+    directory.delete_secret("provision-login")
+    assert directory.load_secret("provision-login") is None
 
 
 def test_a_running_server_is_found_until_it_withdraws(directory: DataDir) -> None:
