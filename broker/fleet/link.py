@@ -39,6 +39,7 @@ from broker.mqtt.packets import (
 OPEN_TIME: Final = 10.0
 KEEP_ALIVE: Final = 60
 LARGEST_PACKET: Final = 262_144
+_SHUT_TIME: Final = 2.0
 
 _WORDS: Final[dict[int, dict[int, str]]] = {
     V311: {
@@ -122,29 +123,22 @@ class Link:
         seconds: float = OPEN_TIME,
     ) -> Self:
         """Connect and log in within `seconds`; raises Lost or Refused."""
-        context = (tls or ssl.create_default_context()) if address.tls else None
+        where = f"{address.host}:{address.port}"
+        link = None
         try:
             async with asyncio.timeout(seconds):
-                if context is None:
-                    streams = await asyncio.open_connection(address.host, address.port)
-                else:
-                    streams = await asyncio.open_connection(
-                        address.host, address.port, ssl=context, ssl_shutdown_timeout=2.0
-                    )
-                link = cls(*streams, version)
-                try:
-                    await link._log_in(login)
-                except BaseException:
-                    link._writer.close()
-                    raise
-        except TimeoutError:
-            raise Lost(f"{address.host}:{address.port} does not answer") from None
-        except ssl.SSLCertVerificationError as error:
-            raise Lost(
-                f"the certificate of {address.host}:{address.port} is not trusted: {error.verify_message}"
-            ) from None
-        except OSError as error:
-            raise Lost(f"{address.host}:{address.port} cannot be reached: {error.strerror or error}") from None
+                link = cls(*await _open_streams(address, tls), version)
+                await link._log_in(login)
+        except BaseException as error:
+            if link is not None:
+                await link._shut()
+            if isinstance(error, TimeoutError):
+                raise Lost(f"{where} does not answer") from None
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise Lost(f"the certificate of {where} is not trusted: {error.verify_message}") from None
+            if isinstance(error, OSError):
+                raise Lost(f"{where} cannot be reached: {error.strerror or error}") from None
+            raise
         return link
 
     async def subscribe(self, topic_filter: str) -> None:
@@ -181,9 +175,12 @@ class Link:
     async def close(self) -> None:
         """Say goodbye and close."""
         self._write(Disconnect())
+        await self._shut()
+
+    async def _shut(self) -> None:
         self._writer.close()
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(OPEN_TIME):
+            async with asyncio.timeout(_SHUT_TIME):
                 await self._writer.wait_closed()
 
     async def _log_in(self, login: Login) -> None:
@@ -236,6 +233,15 @@ class Link:
     def _next_id(self) -> int:
         self._packet_id = self._packet_id % 0xFFFF + 1
         return self._packet_id
+
+
+async def _open_streams(
+    address: Address, tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if not address.tls:
+        return await asyncio.open_connection(address.host, address.port)
+    context = tls or ssl.create_default_context()
+    return await asyncio.open_connection(address.host, address.port, ssl=context, ssl_shutdown_timeout=_SHUT_TIME)
 
 
 def _said(text: str, properties: Properties) -> str:

@@ -26,7 +26,6 @@ _BODY: dict[str, Any] = {
     "reason": "offer",
     "serverTime": 1795377600000,
     "confirmBefore": 1795381200000,
-    "broker": {"url": "mqtt://127.0.0.1:1883", "account": "acme"},
     "topics": {"publish": [f"acme/{CLIENT_ID}/#"], "subscribe": [f"acme/{CLIENT_ID}/#"]},
     "configuration": {},
 }
@@ -45,7 +44,15 @@ def write(message: Message, *, cbor: bool = False) -> bytes:
     return cbor2.dumps(message) if cbor else json.dumps(message).encode()
 
 
-def offer_body(request_id: str, *, generation: int = 1, confirm: str = "either", **changes: Any) -> dict[str, Any]:
+def offer_body(
+    request_id: str,
+    *,
+    generation: int = 1,
+    confirm: str = "either",
+    url: str = "mqtt://127.0.0.1:1883",
+    ca: str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     """The plain offer; `changes` replace members of `credentials`."""
     credentials = {
         "type": "password",
@@ -55,7 +62,8 @@ def offer_body(request_id: str, *, generation: int = 1, confirm: str = "either",
         "password": f"secret-{generation}",
     }
     body = {"requestId": request_id, "generation": generation, "confirm": confirm}
-    return {**_BODY, **body, "credentials": credentials | changes}
+    broker = {"url": url, "account": "acme"} | ({"ca": ca} if ca else {})
+    return {**_BODY, **body, "credentials": credentials | changes, "broker": broker}
 
 
 def offer(claim: Message, *, cbor: bool = False, keys: Keys = KEYS, alg: str | None = None, **changes: Any) -> bytes:
