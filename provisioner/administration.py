@@ -2,7 +2,7 @@
 
 1. An operator sees its account and that account's children; what it may not see does not exist for it (`NotFound`).
 2. A request's change of phase goes through `transitions`, guarded by what was read, and starts over when stale.
-3. A client id is live once per device broker: a new request while another is open is a `Conflict`, unless it overwrites.
+3. A client id is live once per device broker: a new request while another is open is a `Conflict`, or overwrites it.
 4. Secrets are shown once, to the one who made them; an activation key later only to a role that may reveal it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from provisioner import policy, transitions
 from provisioner.entities import Desk
@@ -68,7 +68,7 @@ class NewRequest:
     confirm: Confirm = Confirm.EITHER
     confirm_time: int | None = None
     configuration: Mapping[str, object] | None = None
-    facts: Facts = Facts()
+    facts: Facts = field(default_factory=Facts)
     device_name: str | None = None
     forget: bool = False
     reuse_key: bool = True

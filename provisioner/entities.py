@@ -21,7 +21,7 @@ _LONGEST_PASSWORD = 256
 
 
 class Ids:
-    """Time-ordered ids below 2^53: 41 bits of milliseconds, 12 of sequence; never twice, even if the clock steps back."""
+    """Time-ordered ids below 2^53: 41 bits of milliseconds, 12 of sequence; never twice, whatever the clock does."""
 
     def __init__(self) -> None:
         self._last = 0

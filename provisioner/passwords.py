@@ -1,7 +1,7 @@
 """Passwords of the provisioning logins.
 
-1. A password that people chose is stored as Argon2id (OWASP profile: 19 MiB, t=2, p=1), one that we generated as a keyed
-   hash: with 190 bits no slow hash is needed (NIST SP 800-63B, section 5.1.2).
+1. A password that people chose is kept as Argon2id (OWASP profile: 19 MiB, t=2, p=1), a generated one as a keyed hash:
+   with 140 bits no slow hash is needed (NIST SP 800-63B, section 5.1.2).
 2. A slow verification runs in a thread, one at a time: a storm of CONNECTs must not take the machine.
 3. What verified once is remembered under a keyed hash in memory, so each further CONNECT costs microseconds.
 4. Unknown user and wrong password cost the same: both run the slow verification wherever any user has a slow hash.

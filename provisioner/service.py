@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from provisioner import policy, transitions
 from provisioner.admission import Admission
@@ -42,6 +43,8 @@ from provisioner.model import (
 )
 from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Saved, Store, Unit
 
+T = TypeVar("T")
+
 _TRIES = 8
 _SOON = 2
 """`retryAfter` of a `wait` that usually ends in a moment, seconds."""
@@ -58,6 +61,13 @@ class Rules:
     allow_plain_without_tls: bool = False
     allow_keyless: bool = False
     refuse_unknown: bool = False
+
+
+def _there(found: T | None) -> T:
+    """What authentication or the lifecycle guarantees to exist; its absence is our own fault."""
+    if found is None:
+        raise LookupError("the ledger contradicts itself")
+    return found
 
 
 class _Stale(Exception):
@@ -147,9 +157,8 @@ class Provisioner:
         for _ in range(_TRIES):
             dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id)
             conversation = self._authenticate_claim(claim, dossier, now)
-            assert dossier is not None, "what authenticated exists"  # noqa: S101 - narrows the type
             try:
-                return await self._decide(claim, dossier, conversation, now)
+                return await self._decide(claim, _there(dossier), conversation, now)
             except _Stale:
                 continue
             except ProvisionerError as error:
@@ -291,8 +300,7 @@ class Provisioner:
         return replace(credential, secret_sealed=sealed)
 
     async def _offer_again(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
-        request, credential = dossier.request, dossier.credential
-        assert credential is not None, "an unproved generation has its row"  # noqa: S101 - narrows the type
+        request, credential = dossier.request, _there(dossier.credential)
         policy.check_kind(claim)
         if credential.state is State.MINTED:
             await self._jobs.await_install(request, credential, None, now, self._rules.install_wait)
@@ -305,10 +313,7 @@ class Provisioner:
             await self._commit(transitions.retire(request, credential, now))
             self._jobs.wake()
             raise self._wait("the confirm time is over", "confirm")
-        extended = min(
-            now + self._rules.install_time + request.confirm_time, credential.minted_on + transitions.CONFIRM_LIMIT
-        )
-        confirm_before = max(credential.confirm_before, extended)
+        confirm_before = self._extended(request, credential, now)
         password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
         offered = replace(credential, confirm_before=confirm_before)
         offer = self._offer_of(request, offered, password, conversation, now)
@@ -316,9 +321,20 @@ class Provisioner:
         bound = None
         if dossier.bound_generation is None:
             bound = Bound(request.id, claim.request_id, credential.generation)
-        await self._commit(transitions.offer(request, credential, confirm_before, bound))
+        if bound or credential.state is State.INSTALLED or confirm_before != credential.confirm_before:
+            await self._commit(transitions.offer(request, credential, confirm_before, bound))
         self._note_connection(claim, request)
         return offer
+
+    def _extended(self, request: ProvisionRequest, credential: Credential, now: Millis) -> Millis:
+        """Confirm time after one more proved message (section 9, rule 9).
+
+        Less than a hundredth is not worth a commit: a hundred repeats at once would each undo the others' reading.
+        """
+        longest = credential.minted_on + transitions.CONFIRM_LIMIT
+        extended = min(now + self._rules.install_time + request.confirm_time, longest)
+        worth_it = extended - credential.confirm_before > request.confirm_time // 100
+        return extended if worth_it else credential.confirm_before
 
     def _offer_of(
         self,
@@ -375,15 +391,14 @@ class Provisioner:
         for _ in range(_TRIES):
             dossier = await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
             conversation = self._authenticate_ack(ack, dossier, now)
-            assert dossier is not None, "what authenticated exists"  # noqa: S101 - narrows the type
             try:
-                reason = await self._settle(ack, dossier, now)
+                reason = await self._settle(ack, _there(dossier), now)
             except _Stale:
                 continue
             except ProvisionerError as error:
                 error.conversation = conversation
                 raise
-            forget = reason is Reason.CONFIRMED and dossier.request.forget
+            forget = reason is Reason.CONFIRMED and _there(dossier).request.forget
             return Taken(reason, ack.generation, conversation, forget)
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
 
@@ -436,10 +451,7 @@ class Provisioner:
         return Reason.NOTED
 
     async def _note_progress(self, ack: Ack, request: ProvisionRequest, credential: Credential, now: Millis) -> Reason:
-        extended = min(
-            now + self._rules.install_time + request.confirm_time, credential.minted_on + transitions.CONFIRM_LIMIT
-        )
-        confirm_before = max(credential.confirm_before, extended)
+        confirm_before = self._extended(request, credential, now)
         moved = replace(credential, confirm_before=confirm_before, due_on=confirm_before)
         await self._commit(Unit(saved=(self._progress(ack, request),), credentials=(moved,)))
         return Reason.NOTED

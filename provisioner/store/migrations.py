@@ -39,9 +39,8 @@ def shipped() -> list[tuple[int, str, str]]:
 async def migrate(connection: aiosqlite.Connection) -> None:
     """Bring the database to the newest schema; raises `Unavailable` where it is newer than this program."""
     await connection.execute(_TABLE)
-    done = {
-        number: digest for number, digest in await connection.execute_fetchall("SELECT number, digest FROM migration")
-    }
+    rows = await connection.execute_fetchall("SELECT number, digest FROM migration")
+    done: dict[int, str] = {row[0]: row[1] for row in rows}
     known = {number for number, _, _ in shipped()}
     if set(done) - known:
         raise Unavailable("the database was written by a newer version of the provisioner; install that version")

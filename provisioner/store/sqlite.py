@@ -322,9 +322,9 @@ class SqliteStore:
         found = []
         for request_id, generation in leased:
             dossier = await self.find_request(request_id)
-            for credential in await self.find_credentials(request_id):
-                if dossier is not None and credential.generation == generation:
-                    found.append((credential, dossier))
+            credentials = {one.generation: one for one in await self.find_credentials(request_id)}
+            if dossier is not None and generation in credentials:
+                found.append((credentials[generation], dossier))
         return found
 
     async def release_leases(self) -> None:

@@ -33,7 +33,50 @@ from provisioner.ports import Bound
 
 Row = Sequence[Any]
 
-_REQUEST = ["r.id", "r.job_id", "r.account_id", "a.name", "r.client_id", "r.provision_user_id", "u.username", "r.device_broker", "r.status", "r.activates_on", "r.expires_on", "r.secure_url", "r.coupling", "r.confirm", "r.confirm_time", "r.configuration", "r.serial_number", "r.mac_address", "r.vendor", "r.brand", "r.model", "r.device_name", "r.forget", "r.reuse_key", "r.retry_max_attempts", "r.keys_sealed", "r.phase", "r.generation", "r.proved_generation", "r.retry_count", "r.rotate_wanted", "r.stop_wanted", "r.skipped", "r.progress", "r.start_on", "r.last_refusal", "r.created_on", "r.created_by", "r.modified_on", "r.modified_by", "r.optlock", "r.job_optlock"]
+_REQUEST = [
+    "r.id",
+    "r.job_id",
+    "r.account_id",
+    "a.name",
+    "r.client_id",
+    "r.provision_user_id",
+    "u.username",
+    "r.device_broker",
+    "r.status",
+    "r.activates_on",
+    "r.expires_on",
+    "r.secure_url",
+    "r.coupling",
+    "r.confirm",
+    "r.confirm_time",
+    "r.configuration",
+    "r.serial_number",
+    "r.mac_address",
+    "r.vendor",
+    "r.brand",
+    "r.model",
+    "r.device_name",
+    "r.forget",
+    "r.reuse_key",
+    "r.retry_max_attempts",
+    "r.keys_sealed",
+    "r.phase",
+    "r.generation",
+    "r.proved_generation",
+    "r.retry_count",
+    "r.rotate_wanted",
+    "r.stop_wanted",
+    "r.skipped",
+    "r.progress",
+    "r.start_on",
+    "r.last_refusal",
+    "r.created_on",
+    "r.created_by",
+    "r.modified_on",
+    "r.modified_by",
+    "r.optlock",
+    "r.job_optlock",
+]
 _CREDENTIAL = [f"c.{field.name}" for field in fields(Credential)]
 _FACTS = slice(16, 21)
 
@@ -119,7 +162,21 @@ def read_token(row: Row) -> Token:
     return Token(row[0], row[1], Role(row[2]), *row[3:])
 
 
-_JOB = ["id", "keys_sealed", "phase", "generation", "proved_generation", "retry_count", "rotate_wanted", "stop_wanted", "skipped", "progress", "start_on", "last_refusal", "job_optlock"]
+_JOB = [
+    "id",
+    "keys_sealed",
+    "phase",
+    "generation",
+    "proved_generation",
+    "retry_count",
+    "rotate_wanted",
+    "stop_wanted",
+    "skipped",
+    "progress",
+    "start_on",
+    "last_refusal",
+    "job_optlock",
+]
 _PLAIN = [field.name for field in fields(ProvisionRequest) if field.name != "facts"]
 
 

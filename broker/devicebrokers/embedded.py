@@ -1,0 +1,39 @@
+"""The embedded device broker as a `DeviceBroker`.
+
+1. Its logins are answered from the ledger itself (`Provisioner.device_login`), so there is nothing to install: a
+   credential is live there the moment its phase is committed, and no second list can drift from the first.
+2. Revoking is closing: the ledger refuses further logins since RETIRING was committed; what is left is the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from provisioner.model import BrokerAddress
+from provisioner.ports import Install, ToInstall
+
+
+class EmbeddedDevices:
+    """`kick` closes the sessions of a user name; the addresses are what devices are told, None where there is none."""
+
+    name = "embedded"
+    sees_logins = True
+
+    def __init__(self, kick: Callable[[str], Awaitable[int]]) -> None:
+        self._kick = kick
+        self.plain: BrokerAddress | None = None
+        self.secure: BrokerAddress | None = None
+
+    def address(self, *, secure: bool) -> BrokerAddress | None:
+        """See `DeviceBroker`."""
+        return self.secure if secure else self.plain
+
+    async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        """See `DeviceBroker`."""
+        return [Install.DONE] * len(items)
+
+    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+        """See `DeviceBroker`."""
+        for username in usernames:
+            await self._kick(username)
+        return [True] * len(usernames)

@@ -1,0 +1,117 @@
+"""What answers at the provision broker: one message in, one reply out, one log line.
+
+1. The clock is read once per message; everything below gets that `now`.
+2. A refusal that proves nothing leaves at the next multiple of 100 ms after its message came: how long the look-up and
+   the comparison took tells nothing about which devices exist.
+3. What nobody expected is `unavailable` to the device, and one traceback in the log.
+4. The log line has no key, password, proof or CSR: it is made of names and of our own words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import structlog
+
+from broker.mqtt import messages
+from broker.mqtt.interface import Answer, Inbound, LoginVerdict
+from broker.mqtt.messages import CONTENT_TYPE, Body
+from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
+from provisioner.model import Millis, Offer, Origin, Taken
+from provisioner.ports import Entropy
+from provisioner.service import Provisioner
+
+log = structlog.get_logger(__name__)
+
+_GRID = 0.1
+
+
+class Responder:
+    """The endpoint's `Service` around a `Provisioner`. `clock` is the wall clock in epoch milliseconds."""
+
+    def __init__(self, provisioner: Provisioner, clock: Callable[[], Millis], entropy: Entropy) -> None:
+        self._provisioner = provisioner
+        self._clock = clock
+        self._entropy = entropy
+        self.answered: Counter[tuple[str, str]] = Counter()
+        """Replies by (kind, reason), for metrics."""
+
+    async def login(self, user: str, password: bytes, client_id: str) -> LoginVerdict:
+        """See `Service`."""
+        try:
+            admitted = await self._provisioner.login(user, password, client_id)
+        except Unavailable:
+            return LoginVerdict.BUSY
+        except Exception:
+            log.exception("login", action="login", client_id=client_id)
+            return LoginVerdict.BUSY
+        return LoginVerdict.ADMITTED if admitted else LoginVerdict.REFUSED
+
+    async def answer(self, message: Inbound) -> Answer:
+        """See `Service`."""
+        began = time.monotonic()
+        trace = secrets.token_hex(4)
+        body = Body(message.payload)
+        outcome = await self._outcome(message, body, trace)
+        reason = _reason(outcome)
+        if isinstance(outcome, ProvisionerError) and outcome.conversation is None and reason in _UNPROVED:
+            await asyncio.sleep(_GRID - (time.monotonic() - began) % _GRID)
+        self.answered[message.kind, reason] += 1
+        payload = messages.encode(outcome, body, trace, self._entropy)
+        log.info(
+            "answered",
+            action="claim" if message.kind == "request" else "ack",
+            user=message.user,
+            client_id=message.client_id,
+            request_id=body.request_id,
+            reason=reason,
+            step=getattr(outcome, "step", "") or None,
+            source=message.source,
+            trace=trace,
+            duration_ms=round((time.monotonic() - began) * 1000, 1),
+        )
+        return Answer(payload, CONTENT_TYPE[body.encoding], _proof(outcome))
+
+    async def _outcome(self, message: Inbound, body: Body, trace: str) -> Offer | Taken | ProvisionerError:
+        origin = Origin(message.source, message.connection, message.secure, message.tls)
+        now = self._clock()
+        try:
+            body.read(message.payload)
+            if message.kind == "request":
+                claim = messages.parse_claim(body, message.user, message.client_id, origin, message.reply_limit)
+                return await self._provisioner.claim(claim, now)
+            return await self._provisioner.ack(messages.parse_ack(body, message.user, message.client_id, origin), now)
+        except ProvisionerError as error:
+            return error
+        except Exception:
+            log.exception("internal", action=message.kind, client_id=message.client_id, trace=trace)
+            return Unavailable("internal", retry_after=30)
+
+    def bad_topic(self, user: str, client_id: str) -> Answer:
+        """See `Service`."""
+        trace = secrets.token_hex(4)
+        log.info("answered", action="publish", user=user, client_id=client_id, reason="bad-request", trace=trace)
+        refusal = Rejected(Reason.BAD_REQUEST, step="match")
+        return Answer(messages.encode(refusal, Body(b""), trace, self._entropy), CONTENT_TYPE["json"], None)
+
+
+_UNPROVED = frozenset((Reason.DENIED, Reason.SLOW_DOWN))
+
+
+def _reason(outcome: Offer | Taken | ProvisionerError) -> Reason:
+    if isinstance(outcome, Offer):
+        return Reason.OFFER
+    if isinstance(outcome, (Taken, Rejected)):
+        return outcome.reason
+    return Reason.UNAVAILABLE
+
+
+def _proof(outcome: Offer | Taken | ProvisionerError) -> str | None:
+    conversation = outcome.conversation
+    if conversation is None:
+        return None
+    return conversation.nonce or "plain"
