@@ -1,0 +1,203 @@
+"""`provisioner device`: be a device, once.
+
+The steps go to standard error, the credential to standard output; its password only into a file or where it was asked
+for. Nothing here knows the server: what works here works for any firmware that follows the wire contract.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from broker.cli import fleet
+from broker.cli.client import SecretFile
+from broker.cli.endpoints import (
+    At,
+    Ca,
+    Cbor,
+    How,
+    Mqtt,
+    PasswordFile,
+    Site,
+    Speaking,
+    Tls,
+    User,
+    encoding,
+    find_login,
+    find_site,
+)
+from broker.cli.output import Failed, Json, emit, printable, read_secret, say, where
+from broker.fleet.actions import Identity, Mode, Options, Step
+from broker.fleet.device import Device
+from broker.fleet.flash import MemoryFlash
+from broker.fleet.replies import Credential, Reply
+from broker.fleet.unit import Outcome, Unit
+from broker.lifetime import run
+
+app = typer.Typer(no_args_is_help=True, help="Be a device: claim a credential, log in with it.")
+fleet_app = fleet.app
+
+_COLUMNS = {
+    "client id": "clientId",
+    "user name": "username",
+    "password": "password",
+    "generation": "generation",
+    "coupling": "coupling",
+    "account": "account",
+    "device broker": "url",
+    "may publish to": "publish",
+    "may subscribe to": "subscribe",
+}
+_LABELS = {
+    "connect": "connected",
+    "subscribe": "subscribed",
+    "claim": "claim sent",
+    "offer-opened": "offer opened",
+    "stored": "stored",
+    "logged-in": "logged in",
+    "login-refused": "login refused",
+    "login-unreachable": "no login",
+    "ack": "ack sent",
+    "refused": "answer",
+    "pause": "pause",
+    "lost": "lost",
+    "confirmed": "confirmed",
+}
+_ADVICE = {
+    "denied": "check client id, user and activation key, and that `provisioner request show {id}` knows it.",
+    "disabled": "`provisioner request enable {id}` lets it claim.",
+    "not-active": "its window opens in {seconds} seconds: claim again then.",
+    "already-provisioned": "it has its credential; `provisioner request rotate {id}` or `reopen {id}` gives another.",
+    "superseded": "its credential was retired meanwhile: claim again.",
+    "expired": "`provisioner request reopen {id}` with a new window lets it claim.",
+    "abandoned": "`provisioner request reopen {id}` gives it new attempts.",
+    "unsupported": "another way is wanted; try --mode {supported}.",
+    "too-large": "the request's configuration makes an offer larger than the endpoint sends: shorten it.",
+    "wait": "claim again in {seconds} seconds.",
+    "slow-down": "claim again in {seconds} seconds.",
+    "unavailable": "claim again in {seconds} seconds; the server's log tells what is away.",
+    "bad-request": "the provisioner does not understand this claim: do both follow the same contract?",
+}
+
+
+@app.callback()
+def _device() -> None:
+    """Be a device: claim a credential, log in with it."""
+
+
+@app.command("claim")
+def claim(
+    ctx: typer.Context,
+    client_id: Annotated[str, typer.Argument(help="The MQTT client id of the device to be.")],
+    user: User = None,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the activation key; - reads standard input.")
+    ] = None,
+    password_file: PasswordFile = None,
+    at: At = None,
+    mode: How = Mode.PROOF,
+    mqtt: Speaking = Mqtt.V5,
+    cbor: Cbor = False,
+    tls: Tls = False,
+    ca: Ca = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the credential with its password here, mode 0600.")
+    ] = None,
+    show_password: Annotated[bool, typer.Option("--show-password", help="Print the password too.")] = False,
+    patience: Annotated[float, typer.Option("--timeout", min=0.1, help="Give up after so many seconds.")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Claim the credential of one device, log in at the device broker with it, and confirm it.
+
+    Asks for the activation key, and for the user's password where the data directory does not have it. Exit code 0
+    only when the credential is confirmed.
+
+    Example: provisioner device claim dev-1 --key-file dev-1.key --save dev-1.json
+    """
+    site = find_site(where(ctx), at, mqtt=mqtt, tls=tls, ca=ca)
+    key = read_secret(f"Activation key of {client_id}", key_file)
+    user, password = find_login(site, user, password_file)
+    identity = Identity(user, password, client_id, key)
+    options = Options(mode, encoding(cbor), root=site.root)
+    with SecretFile(save) as file:
+        outcome = run(_claim(identity, options, site, patience, quiet=as_json))
+        if outcome.credential is None or not outcome.is_confirmed:
+            raise Failed(explain(outcome, site))
+        file.write(json.dumps(_fields(outcome.credential, with_password=True), indent=2))
+    emit(_fields(outcome.credential, with_password=show_password), _shown(show_password), as_json=as_json)
+    if save is not None:
+        say(f"Credential with its password: {save}")
+    elif not show_password:
+        say("The password is nowhere now: --save FILE keeps it, --show-password prints it.")
+
+
+async def _claim(identity: Identity, options: Options, site: Site, patience: float, *, quiet: bool) -> Outcome:
+    started = time.monotonic()
+    login = f"{site.words}, MQTT {'5' if site.endpoint.version == 5 else '3.1.1'}, as {identity.user}"
+
+    def tell(step: Step) -> None:
+        if step.name in _LABELS and not quiet:
+            told = login if step.name == "connect" else _told(step)
+            say(f"{time.monotonic() - started:7.3f} s  {_LABELS[step.name]:<14} {told}".rstrip())
+
+    device = Device(identity, options, MemoryFlash(), secrets.token_bytes)
+    return await Unit(device, site.endpoint, patience=patience, observe=tell).run()
+
+
+def _told(step: Step) -> str:
+    if step.reply is not None:
+        return _answer(step.reply)
+    if step.name == "pause":
+        return f"next try in {step.seconds:.1f} s"
+    return printable(step.text)
+
+
+def _answer(reply: Reply) -> str:
+    """Code, reason, detail and trace of a reply, on one line."""
+    detail = f": {reply.detail}" if reply.detail else ""
+    trace = f" (trace {reply.trace})" if reply.trace else ""
+    return printable(f"{reply.code} {reply.reason}{detail}{trace}")
+
+
+def explain(outcome: Outcome, site: Site) -> str:
+    """Say in one sentence why a device has no confirmed credential, and what to do."""
+    reply, client_id = outcome.reply, outcome.client_id
+    if reply is not None:
+        advice = _ADVICE.get(reply.reason, "see the server's log.")
+        supported = "proof" if "proof" in reply.supported else "plain, proof, ctr or hpke"
+        said = advice.format(id=client_id, seconds=reply.retry_after or "a few", supported=supported)
+        return f"{client_id} is refused, {_answer(reply)}: {said}"
+    if outcome.reason == "refused":
+        return f"{site.words} refuses {client_id}, {printable(outcome.text)}: check user, password and client id."
+    if outcome.reason == "lost":
+        return f"{printable(outcome.text)}: is the server running (`provisioner serve`), and is this its endpoint?"
+    last = f" ({printable(outcome.text)})" if outcome.text else ""
+    return (
+        f"{client_id} is not confirmed after {outcome.seconds:.0f} seconds{last}: "
+        "is this the provisioner's endpoint, and can its device broker be reached from here?"
+    )
+
+
+def _shown(show_password: bool) -> dict[str, str]:
+    return {heading: key for heading, key in _COLUMNS.items() if show_password or key != "password"}
+
+
+def _fields(credential: Credential, *, with_password: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "clientId": credential.client_id,
+        "username": credential.username,
+        "password": credential.password,
+        "generation": credential.generation,
+        "coupling": credential.coupling,
+        "account": credential.account,
+        "url": credential.url,
+        "ca": credential.ca,
+        "publish": list(credential.publish),
+        "subscribe": list(credential.subscribe),
+    }
+    return fields if with_password else {name: value for name, value in fields.items() if name != "password"}
