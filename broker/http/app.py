@@ -1,0 +1,65 @@
+"""The operator API put together: gate, routes, problems. `broker/app.py` runs it, the commands mount it in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+
+from broker.http import accounts, health, requests
+from broker.http.gate import Gate
+from broker.http.problems import MEDIA_TYPE, Problem, answer
+from provisioner import __version__
+from provisioner.administration import Administration
+from provisioner.errors import ProvisionerError
+from provisioner.ports import Clock
+
+_SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+"""FastAPI's telemetry would record bodies that do not validate, and those may hold secrets."""
+
+
+def create_app(
+    administration: Administration,
+    clock: Clock,
+    readiness: Callable[[], Awaitable[Mapping[str, bool]]],
+    metrics_registry: CollectorRegistry,
+) -> FastAPI:
+    """The operator API over `administration`.
+
+    `readiness` names each part and tells whether it works; it does not raise. `metrics_registry`: see `metrics.py`.
+    """
+    app = FastAPI(
+        title="MQTT Provisioner",
+        summary="Operator API: who may become a device, and what became of it.",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=_SILENT,
+        generate_unique_id_function=_operation_id,
+        responses={"default": {"model": Problem, "description": "a problem (RFC 9457)", "content": {MEDIA_TYPE: {}}}},
+        exception_handlers=dict.fromkeys((ProvisionerError, RequestValidationError, HTTPException), _answer),
+    )
+    app.state.administration = administration
+    app.state.clock = clock
+    app.state.readiness = readiness
+    app.state.metrics = metrics_registry
+    app.add_middleware(Gate, authenticate=administration.authenticate)
+    for router in (requests.router, accounts.accounts, accounts.users, accounts.tokens, health.router):
+        app.include_router(router)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """As `answer`; a plain function would be run in a thread."""
+    return answer(request, error)
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Names of functions make better names in generated clients than paths do."""
+    return route.name

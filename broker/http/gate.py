@@ -1,0 +1,181 @@
+"""What every message passes before a route sees it.
+
+1. Nothing opens by omission: all but the paths in `OPEN` need an operator's token, unknown paths too.
+2. A token comes before a body: a stranger's bytes are not read.
+3. A body is at most 64 KiB, refused by its announced length before it is read and by its real one while it is; it
+   arrives within ten seconds; it is JSON that every parser understands alike (no duplicate member, no NaN, no lone
+   surrogate, bounded depth).
+4. Whatever fails behind the gate and was not answered there is answered here, without a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from broker.http.problems import UNAUTHENTICATED, answer
+from provisioner.errors import Forbidden, Invalid
+from provisioner.policy import Actor
+
+OPEN = frozenset(("/healthz", "/readyz", "/openapi.json"))
+"""Paths that answer without a token; none of them holds a secret."""
+
+MAX_BODY = 64 * 1024
+BODY_SECONDS = 10.0
+MAX_DEPTH = 32
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),  # keys and passwords pass here
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class Gate:
+    """ASGI middleware: token, body, and the last answer (module docstring)."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticate: Callable[[str], Awaitable[Actor]],
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        self._app = app
+        self._authenticate = authenticate
+        self._body_seconds = body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one HTTP message through, or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_marked(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            await send(message)
+
+        try:
+            headers = Headers(scope=scope)
+            if scope["path"] not in OPEN:
+                scope.setdefault("state", {})["actor"] = await self._authenticate(_token(headers))
+            body = await self._body(headers, receive)
+            await self._app(scope, _replay(body, receive), send_marked)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if started:
+                raise
+            await answer(Request(scope), error)(scope, receive, send_marked)
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        announced = headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > MAX_BODY:
+            _refuse_size()
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                body = await _read(receive)
+        except TimeoutError:
+            raise HTTPException(408, "Send the body without pausing.", {"connection": "close"}) from None
+        if body:
+            _check_media_type(headers)
+            check_json(body)
+        return body
+
+
+def _token(headers: Headers) -> str:
+    """The bearer token; raises `Forbidden` when there is none, or more than one."""
+    sent = headers.getlist("authorization")
+    scheme, _, token = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Forbidden(UNAUTHENTICATED, "Send an operator token, once: `Authorization: Bearer TOKEN`.")
+    return token.strip()
+
+
+async def _read(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            _refuse_size()
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _refuse_size() -> NoReturn:
+    raise HTTPException(413, f"Send at most {MAX_BODY} bytes.")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """`receive` that first hands over the body, then says what really comes (a disconnect)."""
+    handed = False
+
+    async def again() -> Message:
+        nonlocal handed
+        if handed:
+            return await receive()
+        handed = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def _check_media_type(headers: Headers) -> None:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HTTPException(415, "Send the body as JSON, with `Content-Type: application/json`.")
+
+
+def check_json(body: bytes) -> None:
+    """Raise `Invalid` unless `body` is JSON (RFC 8259, I-JSON in what it leaves open)."""
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # fails on 1e999 and lone surrogates
+    except Invalid:
+        raise
+    except (ValueError, RecursionError):
+        raise Invalid("malformed-json", "Send well-formed JSON in UTF-8.") from None
+    _check_depth(value)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Invalid("malformed-json", "Send each member of an object once.")
+    return members
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise Invalid("malformed-json", "NaN and Infinity are no JSON; send a number.")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return
+    raise Invalid("malformed-json", f"Nest at most {MAX_DEPTH} levels deep.")
+
+
+def _inside(value: Any) -> list[Any]:
+    match value:
+        case dict():
+            return list(value.values())
+        case list():
+            return value
+        case _:
+            return []
