@@ -1,0 +1,159 @@
+"""The ledger on SQLite: whole units, guards, one process, what lies on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from provisioner import transitions
+from provisioner.errors import Conflict, Unavailable
+from provisioner.model import JobStatus
+from provisioner.ports import Bound, Listing, Unit
+from provisioner.store import SqliteStore
+from provisioner.store.migrations import shipped, statements
+from provisioner.store.statements import SQL
+from tests.provisioner.conftest import START, World
+
+
+async def test_the_database_is_private_durable_and_for_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    store = await SqliteStore.open(path)
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for connection in (store._writer, store._reader):
+            pragmas = [
+                [tuple(row) for row in await connection.execute_fetchall(f"PRAGMA {name}")]
+                for name in ("journal_mode", "synchronous", "secure_delete")
+            ]
+            assert pragmas == [[("wal",)], [(2,)], [(1,)]]
+        with pytest.raises(Unavailable, match="in use by another provisioner"):
+            await SqliteStore.open(path)
+    finally:
+        await store.close()
+    await (await SqliteStore.open(path)).close()
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    await (await SqliteStore.open(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO migration VALUES (9999, 'later', '')")
+    connection.close()
+    with pytest.raises(Unavailable, match="newer version"):
+        await SqliteStore.open(path)
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(Unavailable, match=r"ledger\.sqlite cannot be opened"):
+        await SqliteStore.open(path)
+
+
+async def test_a_stale_unit_changes_nothing(world: World) -> None:
+    request = (await world.request()).request
+    fresh = transitions.changed(request, retry_count=1)
+    stale = transitions.changed(request, retry_count=9)
+    assert await world.store.commit(Unit(saved=(fresh,)))
+    bound = Bound(request.id, "r-1", 1)
+    assert not await world.store.commit(Unit(saved=(stale,), bound=bound))
+    dossier = await world.store.find_claim("factory", "dev-1", "r-1")
+    assert dossier is not None
+    assert (dossier.request.retry_count, dossier.bound_generation) == (1, None)
+
+
+async def test_units_at_once_are_judged_one_by_one(world: World) -> None:
+    requests = [(await world.request(f"dev-{n}")).request for n in range(20)]
+    units = [Unit(saved=(transitions.changed(request, retry_count=n),)) for request in requests for n in (1, 2)]
+    assert await asyncio.gather(*map(world.store.commit, units)) == [True, False] * 20
+
+
+async def test_a_unit_that_breaks_a_rule_of_the_database_fails_alone(world: World) -> None:
+    first, second = (await world.request("dev-1")).request, (await world.request("dev-2")).request
+    outcomes = await asyncio.gather(
+        world.store.commit(Unit(saved=(transitions.changed(first, retry_count=1),))),
+        world.store.commit(Unit(added=(first,))),
+        world.store.commit(Unit(saved=(transitions.changed(second, retry_count=1),))),
+        return_exceptions=True,
+    )
+    assert [outcomes[0], outcomes[2]] == [True, True]
+    assert isinstance(outcomes[1], Conflict)
+
+
+async def test_a_commit_that_fails_is_no_answer_and_the_next_one_works(world: World) -> None:
+    request = (await world.request()).request
+    unit = Unit(saved=(transitions.changed(request, retry_count=1),))
+    await world.store._writer.execute("PRAGMA query_only = ON")
+    with pytest.raises(Unavailable):
+        await world.store.commit(unit)
+    with pytest.raises(Unavailable):
+        await world.store.check()
+    await world.store._writer.execute("PRAGMA query_only = OFF")
+    assert await world.store.commit(unit)
+    await world.store.check()
+
+
+async def test_lists_filter_and_page(world: World) -> None:
+    made = [
+        (await world.request(f"dev-{n}", activates_on=START + n * 1000, expires_on=START + n * 1000 + 500)).request
+        for n in range(5)
+    ]
+    found, more = await world.store.list_requests(Listing(limit=2, offset=1))
+    assert ([request.id for request in found], more) == ([made[3].id, made[2].id], True)
+    found, more = await world.store.list_requests(Listing(client_ids=("dev-1", "dev-4", "nobody")))
+    assert ([request.client_id for request in found], more) == (["dev-4", "dev-1"], False)
+    found, _ = await world.store.list_requests(Listing(start=START + 1400, end=START + 3000))
+    assert [request.client_id for request in found] == ["dev-3", "dev-2", "dev-1"]
+    assert not (await world.store.list_requests(Listing(statuses=(JobStatus.RUNNING,))))[0]
+    found, _ = await world.store.list_requests(Listing(statuses=(JobStatus.CREATED,), accounts=(made[0].account_id,)))
+    assert len(found) == 5
+    assert not (await world.store.list_requests(Listing(accounts=())))[0]
+
+
+async def test_the_newest_request_is_the_one_claimed(world: World) -> None:
+    await world.request()
+    newest = (await world.request(overwrite=True)).request
+    dossier = await world.store.find_claim("factory", "dev-1", "r-1")
+    assert dossier is not None
+    assert dossier.request == replace(newest)
+    assert await world.store.find_claim("nobody", "dev-1", "r-1") is None
+
+
+async def test_no_secret_lies_in_the_database_in_clear(world: World, tmp_path: Path) -> None:
+    created = await world.request()
+    device = world.device(created)
+    offer = await device.claim()
+    secrets = [device.key.encode(), offer.password.reveal().encode()]
+    await device.ack()
+    assert not [(name, secret) for name, content in files_of(tmp_path) for secret in secrets if secret in content]
+
+
+def files_of(folder: Path) -> list[tuple[str, bytes]]:
+    return [(file.name, file.read_bytes()) for file in folder.iterdir()]
+
+
+async def test_nothing_of_the_minted_password_stays_after_confirmation(world: World) -> None:
+    device = world.device(await world.request())
+    offer = await device.claim()
+    before = await world.store.find_username("embedded", offer.username)
+    await device.ack()
+    after = await world.store.find_username("embedded", offer.username)
+    assert before is not None
+    assert before.secret_sealed is not None
+    assert after is not None
+    assert after.secret_sealed is None
+
+
+def test_every_statement_is_one_statement() -> None:
+    assert len(SQL) > 20
+    for name, text in SQL.items():
+        assert len(list(statements(text))) == 1, name
+        assert "{" not in text, name
+    with pytest.raises(ValueError, match="middle"):
+        list(statements("SELECT 1"))
+    assert [number for number, _, _ in shipped()] == list(range(1, len(shipped()) + 1))
