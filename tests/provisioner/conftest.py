@@ -157,7 +157,7 @@ class SimpleDevice:
 
 
 async def build(folder: Path, rules: Rules | None = None, rates: WrongKeyRates | None = None) -> World:
-    async def login(self, offer: Offer, client_id: str | None = None) -> DeviceRights | None:
+    """A world on the database in `folder`: accounts `provision` and `acme`, and the login `factory` on the first."""
     store = await SqliteStore.open(folder / "ledger.sqlite")
     vault = Vault({1: b"k" * 32}, os.urandom)
     passwords = Passwords(os.urandom)
