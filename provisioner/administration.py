@@ -31,6 +31,7 @@ from provisioner.model import (
     Secret,
     Status,
     User,
+    evolve,
 )
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Listing, Saved, Unit
@@ -221,7 +222,7 @@ class Administration(Desk):
             forget=new.forget,
             reuse_key=new.reuse_key,
             retry_max_attempts=new.retry_max_attempts,
-            keys_sealed=None if key is None else seal_key(self._vault, request_id, key),
+            keys_sealed=None if key is None else seal_key(self._vault, request_id, key, user.username, new.client_id),
             created_on=now,
             created_by=actor.token_id,
             modified_on=now,
@@ -342,7 +343,7 @@ class Administration(Desk):
             raise _busy()
         unit = transitions.retire(before, candidate, now)
         saved = unit.saved[0]
-        return Saved(before, replace(saved.after, rotate_wanted=False)), unit.credentials
+        return Saved(before, evolve(saved.after, rotate_wanted=False)), unit.credentials
 
     async def revoke(self, actor: Actor, request_id: int, now: Millis, optlock: int | None = None) -> ProvisionRequest:
         """Take the device's credentials away for good."""
@@ -398,7 +399,7 @@ class Administration(Desk):
                 if not isinstance(value, _Keep)
             }
             saved, leaving = await self._reopened(before, key, now)
-            saved = Saved(before, replace(saved.after, **window))  # type: ignore[arg-type]  # names are fixed above
+            saved = Saved(before, evolve(saved.after, **window))
             _check_window(saved.after.activates_on, saved.after.expires_on)
             if policy.is_lapsed(saved.after, now):
                 raise Conflict("window-over", "the window of this request is over; give a later expiresOn")
@@ -418,7 +419,9 @@ class Administration(Desk):
             others = await self._store.find_open(before.device_broker, before.client_id)
             if others:
                 raise Conflict("duplicate-client-id", "there is an open request for this clientId")
-        sealed = before.keys_sealed if key is None else seal_key(self._vault, before.id, key)
+        sealed = before.keys_sealed
+        if key is not None:
+            sealed = seal_key(self._vault, before.id, key, before.provision_username, before.client_id)
         if transitions.is_closed(before):
             return transitions.reopen(before, sealed), ()
         return await self._withdraw(before, now, **transitions.fresh(sealed))
@@ -437,12 +440,12 @@ class Administration(Desk):
 
     @staticmethod
     def _modified(request: ProvisionRequest, actor: Actor, now: Millis, **changes: object) -> ProvisionRequest:
-        return replace(
+        return evolve(
             request,
             optlock=request.optlock + 1,
             modified_on=now,
             modified_by=actor.token_id,
-            **changes,  # type: ignore[arg-type]  # field names are checked by replace itself
+            **changes,
         )
 
     async def _commit_verb(

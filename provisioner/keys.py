@@ -7,21 +7,24 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 
 from provisioner.handover import Keys, Vault, derive
 from provisioner.model import ProvisionRequest, Secret
 
 _WHOLE, _DERIVED, _AUTH_ONLY = b"A", b"K", b"k"
+"""What follows: `K_auth`, `K_seal` and the key itself; `K_auth` and `K_seal`; `K_auth`."""
 
 
 def _context(request_id: int) -> str:
     return f"request|{request_id}"
 
 
-def seal_key(vault: Vault, request_id: int, activation_key: Secret) -> str:
-    """Sealed form of a fresh activation key."""
-    return vault.seal(_WHOLE + activation_key.reveal().encode(), _context(request_id))
+def seal_key(vault: Vault, request_id: int, activation_key: Secret, user: str, client_id: str) -> str:
+    """Sealed form of a fresh activation key, with what is derived from it: claims need that each time."""
+    text = activation_key.reveal()
+    keys = derive(text, user, client_id)
+    return vault.seal(_WHOLE + keys.auth + (keys.seal or b"") + text.encode(), _context(request_id))
 
 
 def open_keys(vault: Vault, request: ProvisionRequest) -> Keys | None:
@@ -29,9 +32,7 @@ def open_keys(vault: Vault, request: ProvisionRequest) -> Keys | None:
     if request.keys_sealed is None:
         return None
     opened = vault.open(request.keys_sealed, _context(request.id))
-    if opened[:1] == _WHOLE:
-        return derive(opened[1:].decode(), request.provision_username, request.client_id)
-    return Keys(opened[1:33], opened[33:65] if opened[:1] == _DERIVED else None)
+    return Keys(opened[1:33], None if opened[:1] == _AUTH_ONLY else opened[33:65])
 
 
 def reveal_key(vault: Vault, request: ProvisionRequest) -> Secret | None:
@@ -39,7 +40,7 @@ def reveal_key(vault: Vault, request: ProvisionRequest) -> Secret | None:
     if request.keys_sealed is None:
         return None
     opened = vault.open(request.keys_sealed, _context(request.id))
-    return Secret(opened[1:].decode()) if opened[:1] == _WHOLE else None
+    return Secret(opened[65:].decode()) if opened[:1] == _WHOLE else None
 
 
 def wipe_key(vault: Vault, request: ProvisionRequest) -> str | None:
@@ -55,10 +56,11 @@ def wipe_key(vault: Vault, request: ProvisionRequest) -> str | None:
 class Decoy:
     """A request that nobody has: checking a key against it takes what checking a real one takes."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, entropy: Callable[[int], bytes]) -> None:
         self._vault = vault
-        self._sealed = vault.seal(_WHOLE + os.urandom(32).hex()[:32].encode(), _context(0))
+        self._sealed = vault.seal(_DERIVED + entropy(96), _context(0))
 
-    def open(self, user: str, client_id: str) -> Keys:
+    def open(self) -> Keys:
         """Keys that fit no activation key."""
-        return derive(self._vault.open(self._sealed, _context(0))[1:].decode(), user, client_id)
+        opened = self._vault.open(self._sealed, _context(0))
+        return Keys(opened[1:33], opened[33:65])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from provisioner.errors import Reason
 from provisioner.handover import Conversation
@@ -146,7 +147,7 @@ class Token:
     created_on: Millis
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Facts:
     """What a request says about the unit; a claim's `device` must not contradict it."""
 
@@ -157,7 +158,7 @@ class Facts:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ProvisionRequest:
     """The pending permission for one device, with its job: the seed's ProvisionRequest and ProvisionJob.
 
@@ -205,7 +206,7 @@ class ProvisionRequest:
     job_optlock: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Credential:
     """One generation of a device credential. `due_on` is when a job looks at it next (None: nothing to do)."""
 
@@ -363,6 +364,23 @@ class DeviceRights:
     username: str
     client_id: str
     grant: Grant
+
+
+Evolving = TypeVar("Evolving", ProvisionRequest, Credential)
+
+
+def evolve(value: Evolving, **changes: object) -> Evolving:
+    """`dataclasses.replace` for the two values a claim changes a dozen times: that one takes 30 us, this one 2.
+
+    They have no `__slots__` and no `__post_init__`, so their attributes are all there is. Raises `TypeError` for an
+    unknown field, as `replace` does.
+    """
+    if not changes.keys() <= value.__dict__.keys():
+        raise TypeError(f"{type(value).__name__} has no {', '.join(changes.keys() - value.__dict__.keys())}")
+    after = object.__new__(type(value))
+    after.__dict__.update(value.__dict__)
+    after.__dict__.update(changes)
+    return after
 
 
 def topic_rights(account: str, client_id: str) -> Grant:

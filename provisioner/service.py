@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from provisioner import policy, transitions
 from provisioner.admission import Admission
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import Conversation, Keys, Vault, ack_proof, claim_proof, csr_hash, derive, equal, new_text
+from provisioner.handover import Conversation, Keys, Vault, ack_proof, claim_proof, csr_hash, derive, encode64, equal
 from provisioner.jobs import LEASE, Jobs, secret_context
 from provisioner.keys import Decoy, open_keys, wipe_key
 from provisioner.lifecycle import LIVE, Phase, State
@@ -39,6 +39,7 @@ from provisioner.model import (
     Secret,
     Status,
     Taken,
+    evolve,
     topic_rights,
 )
 from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Saved, Store, Unit
@@ -98,7 +99,7 @@ class Provisioner:
         self._rules = rules
         self._measure = measure
         self._entropy = entropy
-        self._decoy = Decoy(vault)
+        self._decoy = Decoy(vault, entropy)
         self._keyless: dict[int, int] = {}
 
     # -- logins --------------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class Provisioner:
                 raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
 
     def _authenticate_claim(self, claim: Claim, dossier: Dossier | None, now: Millis) -> Conversation:
-        keys = self._keys(claim, dossier)
+        keys = self._keys(dossier)
         nonce = None
         if claim.proof is not None:
             nonce = claim.proof.nonce
@@ -189,10 +190,9 @@ class Provisioner:
         self._check_proved(claim, dossier, now, proved=proved)
         return Conversation(claim.user, claim.client_id, claim.request_id, nonce, keys, claim.alg, claim.seal_to)
 
-    def _keys(self, message: Claim | Ack, dossier: Dossier | None) -> Keys:
-        decoy = self._decoy.open(message.user, message.client_id) if dossier is None else None
+    def _keys(self, dossier: Dossier | None) -> Keys:
         opened = None if dossier is None else open_keys(self._vault, dossier.request)
-        return opened or decoy or self._decoy.open(message.user, message.client_id)
+        return opened or self._decoy.open()
 
     def _is_key(self, message: Claim | Ack, keys: Keys, dossier: Dossier | None) -> bool:
         if message.key is None:
@@ -261,7 +261,7 @@ class Provisioner:
         policy.check_kind(claim)
         if dossier.occupied:
             raise self._wait("a former credential of this device is being taken out", "mint")
-        password = Secret(new_text(self._entropy))
+        password = Secret(encode64(self._entropy(24)))
         credential = self._new_credential(dossier, password, now)
         offer = self._offer_of(request, credential, password, conversation, now)
         self._check_size(claim, offer)
@@ -297,7 +297,7 @@ class Provisioner:
             due_on=now + LEASE,
         )
         sealed = self._vault.seal(password.reveal().encode(), secret_context(credential))
-        return replace(credential, secret_sealed=sealed)
+        return evolve(credential, secret_sealed=sealed)
 
     async def _offer_again(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
         request, credential = dossier.request, _there(dossier.credential)
@@ -315,7 +315,7 @@ class Provisioner:
             raise self._wait("the confirm time is over", "confirm")
         confirm_before = self._extended(request, credential, now)
         password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
-        offered = replace(credential, confirm_before=confirm_before)
+        offered = evolve(credential, confirm_before=confirm_before)
         offer = self._offer_of(request, offered, password, conversation, now)
         self._check_size(claim, offer)
         bound = None
@@ -403,7 +403,7 @@ class Provisioner:
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
 
     def _authenticate_ack(self, ack: Ack, dossier: Dossier | None, now: Millis) -> Conversation:
-        keys = self._keys(ack, dossier)
+        keys = self._keys(dossier)
         nonce = None
         if ack.proof is not None:
             nonce = ack.proof.nonce
@@ -452,7 +452,7 @@ class Provisioner:
 
     async def _note_progress(self, ack: Ack, request: ProvisionRequest, credential: Credential, now: Millis) -> Reason:
         confirm_before = self._extended(request, credential, now)
-        moved = replace(credential, confirm_before=confirm_before, due_on=confirm_before)
+        moved = evolve(credential, confirm_before=confirm_before, due_on=confirm_before)
         await self._commit(Unit(saved=(self._progress(ack, request),), credentials=(moved,)))
         return Reason.NOTED
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from provisioner.lifecycle import CLOSED, Event, Phase, State, advance, progress
-from provisioner.model import Credential, JobStatus, Millis, ProvisionRequest
+from provisioner.model import Credential, JobStatus, Millis, ProvisionRequest, evolve
 from provisioner.policy import is_lapsed
 from provisioner.ports import Bound, Saved, Unit
 
@@ -20,13 +20,13 @@ CONFIRM_LIMIT = 24 * 3_600_000
 
 
 def _step(request: ProvisionRequest, event: Event, **changes: object) -> Saved:
-    after = replace(request, phase=advance(request.phase, event), job_optlock=request.job_optlock + 1, **changes)  # type: ignore[arg-type]  # field names are checked by replace itself
+    after = evolve(request, phase=advance(request.phase, event), job_optlock=request.job_optlock + 1, **changes)
     return Saved(request, after)
 
 
 def changed(request: ProvisionRequest, **changes: object) -> Saved:
     """A change of the job that is no change of phase."""
-    return Saved(request, replace(request, job_optlock=request.job_optlock + 1, **changes))  # type: ignore[arg-type]  # as above
+    return Saved(request, evolve(request, job_optlock=request.job_optlock + 1, **changes))
 
 
 def mint(request: ProvisionRequest, credential: Credential, bound: Bound, now: Millis) -> Unit:
@@ -45,7 +45,7 @@ def mint(request: ProvisionRequest, credential: Credential, bound: Bound, now: M
 def install(request: ProvisionRequest, credential: Credential) -> Unit:
     """The device broker accepts it, and nobody waits for the offer any more."""
     state = progress(credential.state, Event.INSTALL)
-    after = replace(credential, state=state, due_on=credential.confirm_before, attempts=0)
+    after = evolve(credential, state=state, due_on=credential.confirm_before, attempts=0)
     return Unit(saved=(_step(request, Event.INSTALL),), credentials=(after,))
 
 
@@ -53,20 +53,20 @@ def install_and_offer(request: ProvisionRequest, credential: Credential) -> Unit
     """The device broker accepts it and the claim still waits: two steps in one commit, the offer leaves after it."""
     installed = install(request, credential)
     unit = offer(installed.saved[0].after, installed.credentials[0], credential.confirm_before, None)
-    after = replace(unit.saved[0].after, job_optlock=request.job_optlock + 1)
+    after = evolve(unit.saved[0].after, job_optlock=request.job_optlock + 1)
     return replace(unit, saved=(Saved(request, after),))
 
 
 def offer(request: ProvisionRequest, credential: Credential, confirm_before: Millis, bound: Bound | None) -> Unit:
     """The credential is about to be sent, for the first time or again."""
     state = progress(credential.state, Event.OFFER)
-    after = replace(credential, state=state, confirm_before=confirm_before, due_on=confirm_before)
+    after = evolve(credential, state=state, confirm_before=confirm_before, due_on=confirm_before)
     return Unit(saved=(_step(request, Event.OFFER),), credentials=(after,), bound=bound)
 
 
 def postpone(request: ProvisionRequest, credential: Credential, due_on: Millis) -> Unit:
     """The device broker is away: the same job again later."""
-    after = replace(credential, due_on=due_on, attempts=credential.attempts + 1)
+    after = evolve(credential, due_on=due_on, attempts=credential.attempts + 1)
     return Unit(saved=(changed(request),), credentials=(after,))
 
 
@@ -171,9 +171,9 @@ def is_closed(request: ProvisionRequest) -> bool:
 
 
 def _settled(credential: Credential, state: State, now: Millis) -> Credential:
-    return replace(credential, state=state, secret_sealed=None, due_on=None, attempts=0, settled_on=now)
+    return evolve(credential, state=state, secret_sealed=None, due_on=None, attempts=0, settled_on=now)
 
 
 def _leaving(credential: Credential, event: Event, now: Millis) -> Credential:
     state = progress(credential.state, event)
-    return replace(credential, state=state, secret_sealed=None, due_on=now, attempts=0, settled_on=None)
+    return evolve(credential, state=state, secret_sealed=None, due_on=now, attempts=0, settled_on=None)

@@ -162,44 +162,21 @@ def read_token(row: Row) -> Token:
     return Token(row[0], row[1], Role(row[2]), *row[3:])
 
 
-_JOB = [
-    "id",
-    "keys_sealed",
-    "phase",
-    "generation",
-    "proved_generation",
-    "retry_count",
-    "rotate_wanted",
-    "stop_wanted",
-    "skipped",
-    "progress",
-    "start_on",
-    "last_refusal",
-    "job_optlock",
-]
-_PLAIN = [field.name for field in fields(ProvisionRequest) if field.name != "facts"]
-
-
 def job_values(request: ProvisionRequest) -> dict[str, Any]:
-    """Parameters of `save_job`."""
-    return {name: getattr(request, name) for name in _JOB} | {"job_status": job_status(request)}
+    """Parameters of `save_job`, and some it does not ask for."""
+    return vars(request) | {"job_status": job_status(request)}
 
 
 def request_values(request: ProvisionRequest) -> dict[str, Any]:
-    """Parameters of `save_request` and `add_request`."""
-    values = {name: getattr(request, name) for name in _PLAIN}
-    values |= {field.name: getattr(request.facts, field.name) for field in fields(Facts)}
-    return values | {"job_status": job_status(request)}
-
-
-_CREDENTIAL_FIELDS = [field.name for field in fields(Credential)]
+    """Parameters of `save_request` and `add_request`, and some they do not ask for."""
+    return job_values(request) | vars(request.facts)
 
 
 def credential_values(credential: Credential) -> dict[str, Any]:
     """Parameters of `save_credential`."""
-    return {name: getattr(credential, name) for name in _CREDENTIAL_FIELDS}
+    return vars(credential)
 
 
 def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
-    """Parameters of the `add_` statement of a small table."""
+    """Parameters of the statement that adds a row to a small table."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
