@@ -1,28 +1,59 @@
 """The composition root: settings -> parts -> running program. The only reader of `config`.
 
 1. Heavy parts are imported where they are first needed: a command that asks a running server needs none of them.
-2. What is started is stopped in the opposite order, whatever happens in between.
-3. Standard output gets one line, when everything listens; everything else is the log's or for people on standard error.
+2. What is started is stopped in the opposite order, whatever happens in between: devices first, the ledger last.
+3. Standard output gets one line, when everything listens; the rest is the log's, or for people on standard error.
 """
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import json
 import os
+import ssl
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+from broker.datadir import Running
 from config import files
-from config.settings import Settings
-from config.sources import Loaded, SettingsError
+from config.settings import DeviceBroker, Endpoint, Settings
+from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
+from config.values import Address
 from provisioner.errors import ProvisionerError
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
-class Misconfigured(ProvisionerError):  # noqa: N818  # as the error tree: named after what happened
+    from broker.mqtt.interface import EndpointLimits
+    from broker.mqtt.responder import Responder
+    from broker.parts import Choices, Parts
+    from provisioner.model import BrokerAddress
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where a server that listens there can be reached
+
+
+class _Start(Protocol):
+    """How the endpoint and the device broker are told to listen on one more address."""
+
+    async def __call__(self, host: str, port: int, ssl: ssl.SSLContext | None = None) -> int: ...
+
+
+class Misconfigured(ProvisionerError):
     """The settings cannot be used; `problems` has one sentence each."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class CannotListen(ProvisionerError):
+    """An address cannot be listened on; the text names the setting."""
 
 
 def load(file: Path | None = None, data_dir: Path | None = None) -> Loaded:
@@ -41,4 +72,186 @@ def check(file: Path | None = None, data_dir: Path | None = None) -> tuple[str, 
         return error.problems
 
 
-__all__ = ["Loaded", "Misconfigured", "Settings", "check", "load"]
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The operator API over the data directory, without a listener: for commands that find no running server."""
+    from broker.parts import Figures, assembled  # noqa: PLC0415  # rule 1
+
+    async with assembled(settings.data_dir, _choices(settings)) as parts:
+        # With port 0 nobody knows the address before somebody listens; that there is one is what is asked here.
+        listen, tls_listen = (
+            None if address is None else str(address)
+            for address in (settings.device_broker.listen, settings.device_broker.tls_listen)
+        )
+        parts.devices.plain, parts.devices.secure = _told(settings, listen, tls_listen)
+        yield parts.api(Figures())
+
+
+async def prepare(settings: Settings) -> bool:
+    """Do what the first start does, without starting; False: it was done before."""
+    from broker.parts import assembled  # noqa: PLC0415  # rule 1
+
+    _check_files(settings)
+    async with assembled(settings.data_dir, _choices(settings)) as parts:
+        return parts.is_fresh
+
+
+async def run(settings: Settings, greet: Callable[[Running, bool], None]) -> None:
+    """Serve until a signal comes; `greet` is called once everything listens, with whether it was the first start."""
+    from broker import lifetime, log  # noqa: PLC0415  # rule 1
+    from broker.parts import assembled  # noqa: PLC0415  # rule 1
+
+    _check_files(settings)
+    log.configure(settings.log.level, settings.log.format)
+    lifetime.raise_file_limit()
+    stop = asyncio.Event()
+    with lifetime.stopped_by_signals(stop):
+        async with assembled(settings.data_dir, _choices(settings)) as parts, _serving(settings, parts) as running:
+            announcement = parts.directory.announce(running)
+            try:
+                _print_ready(running)
+                greet(running, parts.is_fresh)
+                await stop.wait()
+            finally:
+                announcement.withdraw()
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, parts: Parts) -> AsyncIterator[Running]:
+    """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
+    from broker.http.server import HttpServer  # noqa: PLC0415  # rule 1
+    from broker.lifetime import keep_stepping  # noqa: PLC0415  # rule 1
+    from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
+    from broker.mqtt.responder import Responder  # noqa: PLC0415  # rule 1
+    from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
+
+    responder = Responder(parts.provisioner, now, os.urandom)
+    endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
+    figures = Figures(lambda: _by_reason(responder), lambda: endpoint.counters.open, lambda: True)
+    http = HttpServer(parts.api(figures))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(parts.broker.close)
+        works, works_tls = await _listen_both("device_broker", settings.device_broker, parts.broker.start)
+        parts.devices.plain, parts.devices.secure = _told(settings, works, works_tls)
+        stack.push_async_callback(http.stop)
+        api = await _listen("http.listen", settings.http.listen, http.start)
+        await parts.jobs.recover()
+        stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
+        claims, claims_tls = await _listen_both("endpoint", settings.endpoint, endpoint.start)
+        async with asyncio.TaskGroup() as tasks:
+            worker = tasks.create_task(keep_stepping(parts.jobs.step, now, parts.wake), name="jobs")
+            try:
+                yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls)
+            finally:
+                worker.cancel()
+
+
+def _check_files(settings: Settings) -> None:
+    if problems := files.problems(settings):
+        raise Misconfigured(problems)
+
+
+async def _listen_both(name: str, section: Endpoint | DeviceBroker, start: _Start) -> tuple[str | None, str | None]:
+    """Listen without and with TLS, as far as the settings say so; returns the addresses."""
+    plain = tls = None
+    if section.listen is not None:
+        plain = await _listen(f"{name}.listen", section.listen, start)
+    if section.tls_listen is not None and section.certificate is not None and section.private_key is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(section.certificate, section.private_key)
+        tls = await _listen(f"{name}.tls_listen", section.tls_listen, lambda host, port: start(host, port, context))
+    return plain, tls
+
+
+async def _listen(name: str, address: Address, start: Callable[[str, int], Awaitable[int]]) -> str:
+    try:
+        return str(Address(address.host, await start(address.host, address.port)))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            why = "is taken: stop the program that listens there"
+        else:
+            why = f"cannot be listened on ({(error.strerror or str(error)).lower()}): check the address"
+        raise CannotListen(f"{name} {address} {why}, or set {variable(name)} to another one.") from None
+
+
+def _told(settings: Settings, plain: str | None, tls: str | None) -> tuple[BrokerAddress | None, BrokerAddress | None]:
+    """What devices are told without and with TLS; None where there is nothing."""
+    from provisioner.model import BrokerAddress  # noqa: PLC0415  # rule 1
+
+    section = settings.device_broker
+    url = section.url or (plain and f"mqtt://{plain}")
+    secure_url = section.secure_url or (tls and f"mqtts://{tls}")
+    ca = None if section.ca is None else section.ca.read_text(encoding="utf-8")
+    return BrokerAddress(url) if url else None, BrokerAddress(secure_url, ca) if secure_url else None
+
+
+def _choices(settings: Settings) -> Choices:
+    from broker.parts import Choices  # noqa: PLC0415  # rule 1
+    from provisioner.admission import Rate, WrongKeyRates  # noqa: PLC0415  # rule 1
+    from provisioner.service import Rules  # noqa: PLC0415  # rule 1
+
+    claim, wrong = settings.claim, settings.wrong_keys
+    return Choices(
+        provision_account=settings.provision_account,
+        confirm_time=claim.confirm_time,
+        rules=Rules(
+            install_wait=claim.install_wait,
+            allow_plain_without_tls=claim.allow_plain_without_tls,
+            allow_keyless=claim.allow_keyless,
+            refuse_unknown=settings.endpoint.refuse_unknown,
+        ),
+        wrong_keys=WrongKeyRates(
+            per_id=Rate(wrong.per_client_id_burst, wrong.per_client_id),
+            per_source=Rate(wrong.per_source_burst, wrong.per_source),
+            per_connection=Rate(wrong.per_connection_burst, wrong.per_connection),
+            overall=Rate(wrong.overall_burst, wrong.overall),
+        ),
+    )
+
+
+def _limits(settings: Settings) -> EndpointLimits:
+    from broker.mqtt.interface import EndpointLimits  # noqa: PLC0415  # rule 1
+
+    section = settings.endpoint
+    return EndpointLimits(
+        max_packet=section.max_packet,
+        connect_time=section.connect_time,
+        first_claim_time=section.first_claim_time,
+        idle_time=section.idle_time,
+        session_time=section.session_time,
+        packets_per_second=section.packets_per_second,
+        max_connections=section.max_connections,
+        max_connections_per_source=section.max_connections_per_source,
+        unproved_per_source=section.unproved_per_source,
+        unproved_per_client_id=section.unproved_per_client_id,
+        proved_per_client_id=section.proved_per_client_id,
+    )
+
+
+def _by_reason(responder: Responder) -> Mapping[str, int]:
+    """Answers to claims, by reason."""
+    counted: Counter[str] = Counter()
+    for (kind, reason), count in responder.answered.items():
+        if kind == "request":
+            counted[reason] += count
+    return counted
+
+
+def _print_ready(running: Running) -> None:
+    ready = {
+        "event": "ready",
+        "endpoint": running.endpoint,
+        "endpointTls": running.endpoint_tls,
+        "deviceBroker": running.device_broker,
+        "deviceBrokerTls": running.device_broker_tls,
+        "http": running.http.removeprefix("http://"),
+    }
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+
+
+def _url(address: str) -> str:
+    """Where a program on this machine reaches what listens on `address`."""
+    host, _, port = address.rpartition(":")
+    return f"http://{Address(_EVERYWHERE.get(host.strip('[]'), host.strip('[]')), int(port))}"

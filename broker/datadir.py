@@ -32,7 +32,7 @@ _KEY_BYTES = 32
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-class Unusable(ProvisionerError):  # noqa: N818  # as the error tree: named after what happened
+class Unusable(ProvisionerError):
     """The data directory cannot be used; the text says what to do about it."""
 
 
@@ -45,6 +45,7 @@ class Running:
     endpoint: str | None = None
     endpoint_tls: str | None = None
     device_broker: str | None = None
+    device_broker_tls: str | None = None
 
 
 class DataDir:

@@ -26,7 +26,7 @@ _LONGEST_SECRET = 4096
 _WIDEST = 10_000
 
 
-class Failed(Exception):  # noqa: N818  # as the error tree: named after what happened
+class Failed(Exception):
     """A command cannot do what it was asked: `message` is one sentence, `code` the exit code."""
 
     def __init__(self, message: str, *, code: int = 1) -> None:

@@ -1,0 +1,150 @@
+"""The parts that decide, put together over a data directory: ledger, vault, services. Nothing here listens.
+
+`assembled` is what every use of a data directory shares: `serve` adds listeners to it, `init` only opens it, and a
+command that finds no running server mounts the operator API on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from broker import firststart
+from broker.datadir import DataDir
+from broker.devicebrokers.embedded import EmbeddedDevices
+from broker.http.app import create_app
+from broker.http.metrics import registry
+from broker.mqtt import messages
+from broker.mqtt.embedded import EmbeddedBroker
+from broker.mqtt.grant import Grant
+from provisioner.administration import Administration
+from provisioner.admission import Admission, WrongKeyRates
+from provisioner.errors import Unavailable
+from provisioner.handover import Vault, new_key
+from provisioner.jobs import Jobs
+from provisioner.logins import Logins
+from provisioner.model import Millis
+from provisioner.passwords import Passwords
+from provisioner.service import Provisioner, Rules
+from provisioner.store import SqliteStore
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the operator of this installation decided; `confirm_time` in seconds."""
+
+    provision_account: str
+    confirm_time: int
+    rules: Rules
+    wrong_keys: WrongKeyRates
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Where `/metrics` and `/readyz` look: claims by reason, connections open now, whether the device broker is up."""
+
+    claims: Callable[[], Mapping[str, int]] = dict
+    connections: Callable[[], int] = int
+    device_broker: Callable[[], bool] = bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A data directory at work. `broker` is not started; `wake` is set when a job became due."""
+
+    directory: DataDir
+    store: SqliteStore
+    broker: EmbeddedBroker
+    devices: EmbeddedDevices
+    jobs: Jobs
+    administration: Administration
+    provisioner: Provisioner
+    wake: asyncio.Event
+    is_fresh: bool
+
+    def api(self, figures: Figures) -> FastAPI:
+        """The operator API over these parts."""
+
+        async def readiness() -> Mapping[str, bool]:
+            return {"store": await self._is_writable(), "deviceBroker": figures.device_broker()}
+
+        return create_app(self.administration, now, readiness, registry(figures.claims, figures.connections))
+
+    async def _is_writable(self) -> bool:
+        try:
+            await self.store.check()
+        except Unavailable:
+            return False
+        return True
+
+
+def now() -> Millis:
+    """The wall clock."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
+    """The parts over `data_dir`, which is prepared if it is new. Raises `Unusable`, `Unavailable`."""
+    directory = DataDir(data_dir)
+    directory.prepare()
+    vault = Vault(directory.load_keys(lambda: new_key(os.urandom)), os.urandom)
+    store = await SqliteStore.open(directory.ledger)
+    try:
+        parts = await _assemble(directory, vault, store, choices)
+        yield parts
+        await parts.jobs.close()
+    finally:
+        await store.close()
+
+
+async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choices: Choices) -> Parts:
+    wake = asyncio.Event()
+    passwords = Passwords(os.urandom)
+    logins = Logins(store, passwords)
+
+    async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:
+        rights = await provisioner.device_login(devices.name, username, password, client_id, now())
+        if rights is None:
+            return None
+        topics = rights.grant
+        return Grant(rights.account, rights.username, rights.client_id, topics.publish, topics.subscribe)
+
+    broker = EmbeddedBroker(authenticate)
+    devices = EmbeddedDevices(broker.kick)
+    brokers = {devices.name: devices}
+    jobs = Jobs(store, brokers, vault)
+    jobs.wake = wake.set
+    provisioner = Provisioner(
+        store,
+        vault,
+        brokers,
+        jobs,
+        logins,
+        Admission(choices.wrong_keys),
+        choices.rules,
+        messages.measure,
+        os.urandom,
+    )
+    administration = Administration(
+        store,
+        vault,
+        logins,
+        passwords,
+        brokers,
+        os.urandom,
+        default_broker=devices.name,
+        provision_account=choices.provision_account,
+        confirm_time=choices.confirm_time,
+        allow_keyless=choices.rules.allow_keyless,
+        wake=wake.set,
+    )
+    fresh = await firststart.complete(administration, directory, choices.provision_account, now())
+    return Parts(directory, store, broker, devices, jobs, administration, provisioner, wake, fresh)
