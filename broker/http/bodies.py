@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
 from provisioner.administration import NewRequest
@@ -19,8 +19,11 @@ from provisioner.model import AccountKind, Confirm, Coupling, Facts, Role, Secre
 MAX_NUMBER = 2**53 - 1
 """The largest integer that every JSON parser keeps exact."""
 
+MAX_TIME = 253_402_300_799_999
+"""The last millisecond of the year 9999: what calendars can say."""
+
 Id = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-Time = Annotated[int, Field(ge=0, le=MAX_NUMBER, description="epoch milliseconds")]
+Time = Annotated[int, Field(ge=0, le=MAX_TIME, description="epoch milliseconds")]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 Hidden = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
@@ -46,7 +49,16 @@ class Body(BaseModel):
     )
 
 
-class AccountCreator(Body):
+class Creator(Body):
+    """Something to be made: many clients write null for what they do not say."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_null(cls, said: Any) -> Any:
+        return {name: value for name, value in said.items() if value is not None} if isinstance(said, dict) else said
+
+
+class AccountCreator(Creator):
     """A new tenant."""
 
     name: Text
@@ -61,7 +73,7 @@ class AccountCreator(Body):
         return NewAccount(self.name, self.kind, self.display_name or "", self.parent_id, self.coupling, self.quota)
 
 
-class UserCreator(Body):
+class UserCreator(Creator):
     """A new login for devices to start with; without a password one is generated and shown once."""
 
     username: Text
@@ -69,13 +81,13 @@ class UserCreator(Body):
     account_id: Id | None = None
 
 
-class PasswordChange(Body):
+class PasswordChange(Creator):
     """A new password; without one it is generated and shown once."""
 
     password: Hidden | None = None
 
 
-class TokenCreator(Body):
+class TokenCreator(Creator):
     """A new operator token; without an account it sees what its creator sees."""
 
     name: Text
@@ -83,7 +95,7 @@ class TokenCreator(Body):
     account_id: Id | None = None
 
 
-class RequestCreator(Body):
+class RequestCreator(Creator):
     """A new provision request: Everyware's ProvisionRequestCreator and our additions."""
 
     account_id: Id

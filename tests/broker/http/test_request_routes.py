@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from broker.http.bodies import MAX_NUMBER
+from broker.http.bodies import MAX_NUMBER, MAX_TIME
 from tests.broker.http.world import NOW, PATH, Operator, World
 
 HOUR = 3_600_000
@@ -116,7 +116,7 @@ async def test_a_provision_user_is_made_with_the_password_given(admin: Operator)
         ({"retryMaxAttempts": 5.0}, "invalid", "retryMaxAttempts"),
         ({"activatesOn": NOW, "expiresOn": NOW}, "invalid-window", "expiresOn"),
         ({"expiresOn": -1}, "invalid", "expiresOn"),
-        ({"expiresOn": MAX_NUMBER + 1}, "invalid", "expiresOn"),
+        ({"expiresOn": MAX_TIME + 1}, "invalid", "expiresOn"),
         ({"expiresOn": "tomorrow"}, "invalid", "expiresOn"),
         ({"deviceCredentialsTight": "TIGHT"}, "invalid", "deviceCredentialsTight"),
         ({"confirm": "login"}, "logins-not-seen", "confirm"),
