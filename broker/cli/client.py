@@ -120,18 +120,19 @@ async def _opened(door: Door) -> AsyncIterator[httpx2.AsyncClient]:
             yield http
         return
     from broker import app as root  # noqa: PLC0415  # as above
-    from broker import log  # noqa: PLC0415  # as above
 
     settings = root.load(door.where.config, door.where.data_dir).settings
     directory = DataDir(settings.data_dir)
     token = read_secret("Token", door.token_file) if door.token_file else directory.load_secret("admin-token") or ""
-    if not token:
-        raise Failed(f"{settings.data_dir} is not prepared yet: `provisioner init` and `provisioner serve` do that.")
     running = directory.running()
+    if not token or not (running or directory.ledger.exists()):
+        raise Failed(f"{settings.data_dir} is not prepared yet: `provisioner init` and `provisioner serve` do that.")
     if running is not None:
         async with _client(running.http, token) as http:
             yield http
         return
+    from broker import log  # noqa: PLC0415  # a fifth of a second that nobody waits for above
+
     log.configure("warning", settings.log.format)  # to standard error: the results have standard output for themselves
     async with root.opened(settings) as application, _client("http://in-process", token, application) as http:
         yield http

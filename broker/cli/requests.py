@@ -17,7 +17,7 @@ from broker.cli.accounts import coupling
 from broker.cli.client import Api, Door, SecretFile, Server, TokenFile, ask, present
 from broker.cli.nextsteps import claim_commands, first_user
 from broker.cli.output import Failed, Json, emit, print_json, read_secret, say, where
-from broker.cli.requestview import COLUMNS, print_details, rows
+from broker.cli.requestview import COLUMNS, print_request, rows
 from broker.cli.times import parse_moment
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Permissions for one device each.")
@@ -181,7 +181,7 @@ def show(
     if as_json:
         print_json(found)
     else:
-        print_details(found)
+        print_request(found)
 
 
 def _add_verb(verb: str, text: str) -> None:
@@ -193,7 +193,11 @@ def _add_verb(verb: str, text: str) -> None:
             changed = await api.post(f"{await _path(api, name)}/{verb}")
             return changed if as_json else (await rows(api, [changed]))[0]
 
-        emit(ask(Door(where(ctx), server, token_file), work), COLUMNS, as_json=as_json)
+        changed = ask(Door(where(ctx), server, token_file), work)
+        if as_json:
+            print_json(changed)
+        else:
+            print_request(changed, COLUMNS)
 
 
 for _verb, _text in _VERBS.items():
@@ -288,7 +292,7 @@ def _hand_out(door: Door, work: Callable[[Api], Awaitable[Any]], key_file: Path 
     if as_json:
         print_json(made)
         return
-    print_details(shown[0] | {"activationKey": made.get("activationKey")})
+    print_request(shown[0] | {"activationKey": made.get("activationKey")})
     if new_key:
         say(f"The activation key is in {key_file}." if file.wanted else "The activation key is shown this once.")
         say(claim_commands(door, made, key_file if file.wanted else None))

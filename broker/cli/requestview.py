@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from broker.cli.client import Api
@@ -18,7 +19,7 @@ COLUMNS = {
     "attempts": "attempts",
     "expires": "expires",
 }
-_DETAILS = COLUMNS | {
+DETAILS = COLUMNS | {
     "activates": "activates",
     "provision user": "provisionUserUsername",
     "coupling": "provisionedCredentialsTight",
@@ -53,6 +54,6 @@ def _row(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_details(row: dict[str, Any]) -> None:
+def print_request(row: dict[str, Any], columns: Mapping[str, str] = DETAILS) -> None:
     """One request, without the fields that it does not have."""
-    emit(row, {heading: key for heading, key in _DETAILS.items() if row.get(key) is not None}, as_json=False)
+    emit(row, {heading: key for heading, key in columns.items() if row.get(key) is not None}, as_json=False)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 import typer
 
 from broker import __main__ as program
@@ -41,7 +43,18 @@ Call = Callable[..., Said]
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def own_log() -> Iterator[None]:
+    """What a command does to the log of its process ends with the test."""
+    root, kept = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**kept)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_log: None) -> Call:
     """Run `provisioner` in an empty folder, as its entry point does."""
     for name in [name for name in os.environ if name.startswith("PROVISIONER_")]:
         monkeypatch.delenv(name)
@@ -272,8 +285,11 @@ class TestWithAServer:
         assert call(*words, code=2).out == ""
 
 
-def test_the_same_commands_work_without_a_server(call: Call) -> None:
+def test_the_same_commands_work_without_a_server(call: Call, tmp_path: Path) -> None:
     assert "data is not prepared yet" in call("account", "list", code=1).err
+    (tmp_path / "token").write_text("prov_x\n")
+    assert "data is not prepared yet" in call("account", "list", "--token-file", "token", code=1).err
+    assert not (tmp_path / "data").exists()
     call("init")
     assert {one["name"] for one in call("account", "list", "--json").json} == {"acme", "provision"}
     created = call("request", "create", "dev-1", "--account", "acme", "--json").json
@@ -281,6 +297,7 @@ def test_the_same_commands_work_without_a_server(call: Call) -> None:
     assert call("request", "show", "dev-1", "--json").json["id"] == created["id"]
     assert "There is no such account." in call("request", "create", "dev-2", "--account", "nobody", code=1).err
     assert len(call("request", "list", "--json").json) == 1
+    assert "A valid bearer token is needed." in call("account", "list", "--token-file", "token", code=1).err
 
 
 def test_another_server_needs_a_token_of_its_own(call: Call, data: Path, server: Server) -> None:
