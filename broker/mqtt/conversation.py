@@ -12,17 +12,17 @@ class SessionLimits:
     """What one session may take; sizes in bytes, times in seconds. The defaults are the wire contract's."""
 
     max_packet: int = 16384
-    connect_timeout: float = 5.0
-    first_claim_timeout: float = 10.0
-    idle_timeout: float = 120.0
-    session_timeout: float = 600.0
-    packet_rate: float = 10.0
+    connect_time: float = 5.0
+    first_claim_time: float = 10.0
+    idle_time: float = 120.0
+    session_time: float = 600.0
+    packets_per_second: float = 10.0
     in_flight: int = 4
 
     @property
     def server_keep_alive(self) -> int:
         """Seconds such that one and a half of them are the idle limit (MQTT 5 section 3.2.2.3.14)."""
-        return int(self.idle_timeout / 1.5)
+        return int(self.idle_time / 1.5)
 
 
 class Refusal(enum.Enum):
@@ -69,5 +69,5 @@ class BadTopic:
 Event = Login | Message | BadTopic
 
 
-class ReplyTooLarge(Exception):  # noqa: N818  said as the contract says it: 413 `too-large`
+class ReplyTooLarge(Exception):
     """A packet exceeds the client's Maximum Packet Size; nothing was sent (MQTT-3.1.2-24)."""

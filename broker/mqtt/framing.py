@@ -38,34 +38,40 @@ class Decoder:
         The iterator may be left at any point: what it did not give comes with the next call. It raises MalformedPacket
         where the stream cannot be cut any further; every later call then raises the same.
         """
+        self.append(data)
+        return iter(self.take, None)
+
+    def append(self, data: bytes) -> None:
+        """Take more bytes."""
         if self._fault is None:
             self._buffer += data
-        return self._frames()
+
+    def take(self) -> Frame | None:
+        """Return the next complete frame, or None; MalformedPacket as in `feed`."""
+        buffer = self._buffer
+        if len(buffer) < 2:
+            if self._fault is not None:
+                raise MalformedPacket(*self._fault)
+            return None
+        length = buffer[1]
+        header = 2
+        if length >= 0x80:
+            length, header = self._long_length()
+            if not header:
+                return None
+        size = header + length
+        if size > self._max_packet:
+            raise self._fail("packet is too large", ReasonCode.PACKET_TOO_LARGE)
+        if len(buffer) < size:
+            return None
+        raw = bytes(buffer[:size])
+        del buffer[:size]
+        return Frame(raw[0] >> 4, raw[0] & 0x0F, raw[header:], raw)
 
     @property
     def buffered(self) -> int:
         """Bytes kept: an incomplete packet, and complete ones not yet taken."""
         return len(self._buffer)
-
-    def _frames(self) -> Iterator[Frame]:
-        if self._fault is not None:
-            raise MalformedPacket(*self._fault)
-        buffer = self._buffer
-        while len(buffer) >= 2:
-            length = buffer[1]
-            header = 2
-            if length >= 0x80:
-                length, header = self._long_length()
-                if not header:
-                    return
-            size = header + length
-            if size > self._max_packet:
-                raise self._fail("packet is too large", ReasonCode.PACKET_TOO_LARGE)
-            if len(buffer) < size:
-                return
-            raw = bytes(buffer[:size])
-            del buffer[:size]
-            yield Frame(raw[0] >> 4, raw[0] & 0x0F, raw[header:], raw)
 
     def _long_length(self) -> tuple[int, int]:
         """Read a remaining length of two to four bytes: length and size of the fixed header, (0, 0) if incomplete."""

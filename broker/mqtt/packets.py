@@ -110,15 +110,17 @@ def encode(packet: Packet, version: int) -> bytes:
     Raises ValueError for values no packet can hold, such as a string of more than 65,535 bytes.
     """
     first, body = _WRITERS[type(packet)](packet, version)
+    if len(body) < 0x80:
+        return bytes((first, len(body))) + body
     return bytes((first,)) + write_varint(len(body)) + body
 
 
 def _read_connect(reader: Reader, _version: int, _flags: int) -> Connect:
     name = reader.binary()
     version = reader.byte()
-    if name not in (b"MQTT", b"MQIsdp"):
-        raise MalformedPacket("protocol name is not MQTT")
-    if version not in (V311, V5) or name != b"MQTT":
+    if name != b"MQTT":
+        raise UnsupportedVersion(version) if name == b"MQIsdp" else MalformedPacket("protocol name is not MQTT")
+    if version not in (V311, V5):
         raise UnsupportedVersion(version)
     flags = reader.byte()
     if flags & 0x01:

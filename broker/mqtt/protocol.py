@@ -8,12 +8,11 @@ closes once `ended` is set and stops reading while `wants_data` is false; it cal
 2. A session publishes to its own `request` and `ack` and subscribes to its own `reply`; the rest is refused or ends it.
 3. PUBACK goes out on receipt and promises nothing. One message, one reply, nothing unsolicited.
 4. Only complete packets are signs of life; while an answer is being made the session is not idle.
-5. Memory is bounded before anything else: at most `in_flight` messages are with the caller and at most `packet_rate`
-   packets a second are taken; the rest stays with the client.
+5. Memory is bounded before anything else: at most `in_flight` messages are with the caller, at most
+   `packets_per_second` are taken; the rest stays with the client.
 """
 
 import contextlib
-import enum
 import functools
 import math
 from collections.abc import Callable
@@ -28,8 +27,8 @@ from broker.mqtt.packets import (
     Connect,
     Decoder,
     Disconnect,
-    Frame,
     MalformedPacket,
+    Packet,
     Pingreq,
     Pingresp,
     Properties,
@@ -45,20 +44,23 @@ from broker.mqtt.packets import (
     parse,
 )
 from broker.mqtt.sender import Sender, WindowFull
-from broker.mqtt.topics import Topics, is_identifier
+from broker.mqtt.topics import Topics
+from provisioner.policy import is_identifier
 
-__all__ = ["BadTopic", "Event", "Login", "Message", "Refusal", "ReplyTooLarge", "Session", "SessionLimits"]
+__all__ = ["HUNG_UP", "BadTopic", "Event", "Login", "Message", "Refusal", "ReplyTooLarge", "Session", "SessionLimits"]
+
+HUNG_UP: Final = "client disconnected"
+"""`Session.ended` of a client that left by itself."""
 
 # While packets are held back, reading goes on up to here: a client that writes ahead a little costs no system calls.
 _HELD_BYTES: Final = 1024
+# A hair's breadth below one, for rounding: a tick at the deadline must find its packet.
+_ONE_TOKEN: Final = 1 - 1e-6
 _ONLY_OWN: Final = "only the session's own topics may be used"
 _NO_SUBSCRIPTION_EXISTED: Final = 0x11
 
 
-class _State(enum.Enum):
-    NEW = enum.auto()
-    DECIDING = enum.auto()
-    OPEN = enum.auto()
+_Handlers = dict[type, Callable[..., None]]
 
 
 class Session:
@@ -67,14 +69,18 @@ class Session:
     __slots__ = (
         "_ack_topic",
         "_claim_due",
+        "_deciding",
         "_decoder",
         "_ends_at",
+        "_handlers",
+        "_held",
         "_idle_limit",
+        "_keep_alive",
         "_last_packet",
         "_limits",
+        "_open",
         "_request_topic",
         "_sender",
-        "_state",
         "_throttled_until",
         "_tokens",
         "_tokens_at",
@@ -82,6 +88,7 @@ class Session:
         "client_id",
         "ended",
         "in_flight",
+        "refused",
         "user",
     )
 
@@ -90,52 +97,66 @@ class Session:
         self._limits = limits
         self._decoder = Decoder(limits.max_packet)
         self._sender = Sender()
-        self._state = _State.NEW
+        self._handlers = self._FIRST
         self._request_topic = self._ack_topic = ""
         # Until CONNECT is complete this is its time limit, then the first claim's.
-        self._claim_due = now + limits.connect_timeout
-        self._idle_limit = limits.idle_timeout
+        self._claim_due = now + limits.connect_time
         self._last_packet = now
-        self._ends_at = now + limits.session_timeout
+        # Nobody is idle before CONNACK; the limit begins with it.
+        self._idle_limit = math.inf
+        self._keep_alive = limits.idle_time
+        self._ends_at = now + limits.session_time
         # A bucket of one second's packets: an honest conversation is shorter and never waits.
-        self._tokens = limits.packet_rate
+        self._tokens = limits.packets_per_second
         self._tokens_at = now
-        self._throttled_until = 0.0
+        self._throttled_until = math.inf
+        # Packets are held back: for the caller to decide, or for a place among the messages in flight.
+        self._deciding = self._held = False
+        self._open = False
         self.user = ""
         self.client_id = ""
         self.in_flight = 0
         """Messages handed out and not yet answered."""
         self.ended: str | None = None
         """Why the conversation is over, once it is: write what is left, then close."""
+        self.refused: Refusal | None = None
+        """How CONNECT was refused, if it was."""
 
     # What the caller tells us.
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Take bytes from the client; return what the caller has to decide, in order."""
-        return self._advance(data, now)
+        if self.ended is not None:
+            return []
+        self._decoder.append(data)
+        return self._advance(now)
 
     def admit(self, now: float) -> list[Event]:
         """The login was right: CONNACK goes out, and what the client sent meanwhile is looked at.
 
         Raises UnknownTopic when the user name is outside the grammar: no such user can exist.
         """
-        self._request_topic = self._topics.request(self.user, self.client_id)
-        self._ack_topic = self._topics.ack(self.user, self.client_id)
-        self._sender.reply_topic = self._topics.reply(self.user, self.client_id)
-        self._state = _State.OPEN
-        self._claim_due = now + self._limits.first_claim_timeout
+        topics = self._topics.session(self.user, self.client_id)
+        self._request_topic, self._sender.reply_topic, self._ack_topic = topics
+        self._open = True
+        self._deciding = self._held = False
+        self._claim_due = now + self._limits.first_claim_time
+        self._idle_limit = min(self._limits.idle_time, self._keep_alive)
         self._last_packet = now
         try:
             self._sender.write(_connack(self._limits, self._sender.version))
         except ReplyTooLarge:
             self._end("client takes no packet as large as CONNACK")
-        return self._advance(b"", now)
+        return self._advance(now)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer CONNECT with a refusal, and end."""
+        if self.ended is not None:
+            return
         code = refusal.reason_code if self._sender.version == V5 else refusal.return_code
         with contextlib.suppress(ReplyTooLarge):
             self._sender.explain(Connack(code), refusal.words)
+        self.refused = refusal
         self._end(refusal.words)
 
     def reply(self, message: Message, payload: bytes, content_type: str, now: float) -> list[Event]:
@@ -146,12 +167,13 @@ class Session:
         self.in_flight -= 1
         if self.ended is not None:
             return []
+        self._held = self._deciding
         self._last_packet = now
         try:
             self._sender.reply(payload, content_type, message.correlation)
         except WindowFull:
             self.disconnect(ReasonCode.QUOTA_EXCEEDED, "replies are asked for and not acknowledged")
-        return self._advance(b"", now)
+        return self._advance(now)
 
     def reply_and_end(self, payload: bytes, content_type: str) -> None:
         """Answer a `BadTopic`, and end."""
@@ -163,7 +185,7 @@ class Session:
         """End from our side; MQTT 5 clients with a session are told why."""
         if self.ended is not None:
             return
-        if self._sender.version == V5 and self._state is _State.OPEN:
+        if self._sender.version == V5 and self._open:
             with contextlib.suppress(ReplyTooLarge):
                 self._sender.explain(Disconnect(code), words)
         self._end(words)
@@ -174,9 +196,9 @@ class Session:
             self.disconnect(ReasonCode.MAXIMUM_CONNECT_TIME, "session lasted too long")
         elif now >= self._claim_due:
             self.disconnect(ReasonCode.MAXIMUM_CONNECT_TIME, "nothing was claimed in time")
-        elif now >= self._idle_due():
+        elif not self.in_flight and now >= self._last_packet + self._idle_limit:
             self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time")
-        return self._advance(b"", now)
+        return self._advance(now)
 
     # What we tell the caller.
 
@@ -185,33 +207,38 @@ class Session:
         """When to call `tick` at the latest; infinite once ended."""
         if self.ended is not None:
             return math.inf
-        deadline = min(self._ends_at, self._claim_due, self._idle_due())
-        return min(deadline, self._throttled_until) if self._throttled_until else deadline
+        deadline = self._ends_at
+        deadline = min(deadline, self._claim_due)
+        deadline = min(deadline, self._throttled_until)
+        idle_at = self._last_packet + self._idle_limit
+        return idle_at if idle_at < deadline and not self.in_flight else deadline
 
     @property
     def wants_data(self) -> bool:
         """False while the caller should stop reading: packets are held back and enough of them are here."""
-        return self._decoder.buffered < _HELD_BYTES or not self._is_held()
+        held = self._held or self._throttled_until is not math.inf
+        return not held or self._decoder.buffered < _HELD_BYTES
 
     def data_to_send(self) -> bytes:
         """Bytes for the client, each only once."""
         return self._sender.take()
 
-    def _idle_due(self) -> float:
-        return self._last_packet + self._idle_limit if self._state is _State.OPEN and not self.in_flight else math.inf
-
     # Reading.
 
-    def _advance(self, data: bytes, now: float) -> list[Event]:
+    def _advance(self, now: float) -> list[Event]:
+        """Take the packets that are here, as far as they may be taken now."""
         events: list[Event] = []
-        if self.ended is not None:
-            return events
-        frames = self._decoder.feed(data)
+        rate = self._limits.packets_per_second
+        self._tokens = min(rate, self._tokens + (now - self._tokens_at) * rate)
+        self._tokens_at = now
+        decoder = self._decoder
         try:
-            while self._may_take(now) and (frame := next(frames, None)) is not None:
+            while not self._held and self._tokens > _ONE_TOKEN and (frame := decoder.take()) is not None:
                 self._tokens -= 1
                 self._last_packet = now
-                self._take(frame, events)
+                packet = parse(frame, self._sender.version)
+                handle = self._handlers.get(type(packet), _refuse_out_of_place)
+                handle(self, packet, events)
         except UnsupportedVersion as fault:
             self._sender.version = V311 if fault.level < V5 else V5
             self.refuse(Refusal.VERSION)
@@ -219,31 +246,8 @@ class Session:
             self.disconnect(fault.code, str(fault))
         except ReplyTooLarge:
             self._end("client takes no packet as large as the answer")
+        self._throttled_until = math.inf if self._tokens > _ONE_TOKEN else now + (1 - self._tokens) / rate
         return events
-
-    def _is_held(self) -> bool:
-        """Whether packets wait: for their second to come, for the caller to decide, or for an answer."""
-        return bool(self._throttled_until) or self._state is _State.DECIDING or self.in_flight >= self._limits.in_flight
-
-    def _may_take(self, now: float) -> bool:
-        rate = self._limits.packet_rate
-        self._tokens = min(rate, self._tokens + (now - self._tokens_at) * rate)
-        self._tokens_at = now
-        # The hair's breadth is for rounding: a tick at the deadline must find its packet.
-        self._throttled_until = 0.0 if self._tokens > 1 - 1e-6 else now + (1 - self._tokens) / rate
-        return self.ended is None and not self._is_held()
-
-    def _take(self, frame: Frame, events: list[Event]) -> None:
-        packet = parse(frame, self._sender.version)
-        if self._state is _State.NEW:
-            if not isinstance(packet, Connect):
-                raise MalformedPacket("first packet is not CONNECT", ReasonCode.PROTOCOL_ERROR)
-            self._on_connect(packet, events)
-            return
-        handle = self._HANDLERS.get(type(packet))
-        if handle is None:
-            raise MalformedPacket("packet is out of place here", ReasonCode.PROTOCOL_ERROR)
-        handle(self, packet, events)
 
     def _on_connect(self, packet: Connect, events: list[Event]) -> None:
         self._sender.heed(packet)
@@ -256,8 +260,9 @@ class Session:
         else:
             # On MQTT 5 the Server Keep Alive we answer with replaces the client's (MQTT-3.2.2-21).
             if packet.version == V311 and packet.keep_alive:
-                self._idle_limit = min(self._idle_limit, packet.keep_alive * 1.5)
-            self._state = _State.DECIDING
+                self._keep_alive = packet.keep_alive * 1.5
+            self._handlers = self._AFTERWARDS
+            self._deciding = self._held = True
             self._claim_due = math.inf
             self.user, self.client_id = packet.username or "", packet.client_id
             events.append(Login(self.user, packet.password or b"", self.client_id))
@@ -278,9 +283,10 @@ class Session:
 
     def _on_message(self, kind: Literal["request", "ack"], packet: Publish, events: list[Event]) -> None:
         if packet.qos:
-            self._sender.send(Puback(packet.packet_id))
+            self._sender.puback(packet.packet_id)
         self._claim_due = math.inf
         self.in_flight += 1
+        self._held = self.in_flight >= self._limits.in_flight
         correlation = packet.properties.get("correlation_data")
         events.append(Message(kind, packet.payload, self._sender.reply_limit(correlation), correlation))
 
@@ -291,9 +297,9 @@ class Session:
             self.disconnect(ReasonCode.NOT_AUTHORIZED, _ONLY_OWN)
             return
         if packet.qos:
-            self._sender.send(Puback(packet.packet_id))
+            self._sender.puback(packet.packet_id)
         # Nothing more is taken: the caller's next word is the reply that ends it.
-        self._state = _State.DECIDING
+        self._deciding = self._held = True
         events.append(BadTopic())
 
     def _on_subscribe(self, packet: Subscribe, _events: list[Event]) -> None:
@@ -324,7 +330,7 @@ class Session:
         self._sender.send(Pingresp())
 
     def _on_disconnect(self, _packet: Disconnect, _events: list[Event]) -> None:
-        self._end("client disconnected")
+        self._end(HUNG_UP)
 
     def _on_auth(self, _packet: Auth, _events: list[Event]) -> None:
         self.disconnect(ReasonCode.BAD_AUTHENTICATION_METHOD, "enhanced authentication is not offered")
@@ -334,9 +340,11 @@ class Session:
             self.ended = words
             # What was held back is not looked at any more and need not be kept.
             self._decoder = Decoder(0)
+            self._held = True
 
-    # CONNECT is not among them: a second one is out of place (MQTT-3.1.0-2).
-    _HANDLERS: ClassVar[dict[type, Callable[..., None]]] = {
+    # What a client may say: first CONNECT and nothing else, then all else but CONNECT (MQTT-3.1.0-1, MQTT-3.1.0-2).
+    _FIRST: ClassVar[_Handlers] = {Connect: _on_connect}
+    _AFTERWARDS: ClassVar[_Handlers] = {
         Publish: _on_publish,
         Subscribe: _on_subscribe,
         Unsubscribe: _on_unsubscribe,
@@ -345,6 +353,10 @@ class Session:
         Disconnect: _on_disconnect,
         Auth: _on_auth,
     }
+
+
+def _refuse_out_of_place(_session: Session, _packet: Packet, _events: list[Event]) -> None:
+    raise MalformedPacket("packet is out of place here", ReasonCode.PROTOCOL_ERROR)
 
 
 @functools.lru_cache(maxsize=8)

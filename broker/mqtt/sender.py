@@ -32,7 +32,7 @@ _MAX_WAITING: Final = 8
 _LONGEST_CONTENT_TYPE: Final = "application/json"
 
 
-class WindowFull(Exception):  # noqa: N818  a state of the client, not a fault of ours
+class WindowFull(Exception):
     """The client asks for more QoS 1 replies than it acknowledges."""
 
 
@@ -98,6 +98,10 @@ class Sender:
     def send(self, packet: Packet) -> None:
         """Send a packet; ReplyTooLarge when the client cannot take it."""
         self.write(encode(packet, self.version))
+
+    def puback(self, packet_id: int) -> None:
+        """Acknowledge; the form without reason is the same in both versions."""
+        self.write(bytes((0x40, 2, packet_id >> 8, packet_id & 0xFF)))
 
     def explain(self, packet: Connack | Puback | Suback | Disconnect, words: str) -> None:
         """Send a packet with a reason string, where the client wants to hear one and has room for it."""

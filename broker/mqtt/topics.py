@@ -9,23 +9,19 @@ import re
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from provisioner.policy import is_identifier
+
 Kind = Literal["request", "reply", "ack"]
 
 DEFAULT_ROOT = "prov/v1"
 
 _KINDS = frozenset(("request", "reply", "ack"))
-_identifier = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}").fullmatch
 # A root that begins with $ would be a system or shared topic; the length keeps every topic far below MQTT's 65,535.
 _is_root = re.compile(r"[A-Za-z0-9._:-]+(/[A-Za-z0-9._:-]+)*").fullmatch
 _MAX_ROOT = 128
 
 
-def is_identifier(name: str) -> bool:
-    """Whether `name` may be a user name or client id (contract, section 2)."""
-    return _identifier(name) is not None
-
-
-class UnknownTopic(ValueError):  # noqa: N818  said as the contract says it: a topic we do not know
+class UnknownTopic(ValueError):
     """A topic, a name or a root outside the contract's form."""
 
 
@@ -62,6 +58,13 @@ class Topics:
         if root != self.root or kind not in _KINDS or not (is_identifier(user) and is_identifier(client_id)):
             raise UnknownTopic("topic is not one of ours")
         return Address(user, client_id, cast("Kind", kind))
+
+    def session(self, user: str, client_id: str) -> tuple[str, str, str]:
+        """Spell the request, reply and ack topics of one session; UnknownTopic as `build`."""
+        if not (is_identifier(user) and is_identifier(client_id)):
+            raise UnknownTopic("user or client id is outside the grammar")
+        prefix = f"{self.root}/{user}/{client_id}/"
+        return prefix + "request", prefix + "reply", prefix + "ack"
 
     def request(self, user: str, client_id: str) -> str:
         """Topic a device sends its claims to."""

@@ -58,7 +58,7 @@ class ReturnCode(enum.IntEnum):
     NOT_AUTHORIZED = 5
 
 
-class MalformedPacket(ValueError):  # noqa: N818  the specification's own word for it
+class MalformedPacket(ValueError):
     """The peer broke the protocol; the connection cannot be read any further.
 
     `code` is the MQTT 5 reason code to close with; `str()` says in our words what was wrong, never quoting the peer.
@@ -140,9 +140,9 @@ class Reader:
 
     def binary(self) -> bytes:
         """Read bytes preceded by their two byte length."""
-        start = self.position + 2
-        end = start + self.uint16()
-        data = self.data
+        data, position = self.data, self.position
+        start = position + 2
+        end = start + (data[position] << 8 | data[position + 1])
         if end > len(data):
             raise MalformedPacket("packet ends inside a value")
         self.position = end
@@ -150,8 +150,14 @@ class Reader:
 
     def text(self) -> str:
         """Read a UTF-8 string preceded by its two byte length in bytes."""
+        data, position = self.data, self.position
+        start = position + 2
+        end = start + (data[position] << 8 | data[position + 1])
+        if end > len(data):
+            raise MalformedPacket("packet ends inside a value")
+        self.position = end
         try:
-            value = self.binary().decode()
+            value = str(data[start:end], "utf-8")
         except UnicodeDecodeError:
             raise MalformedPacket("string is not UTF-8") from None
         if "\0" in value:
@@ -216,12 +222,14 @@ def write_varint(value: int) -> bytes:
 
 def write_binary(value: bytes) -> bytes:
     """Write bytes after their two byte length; ValueError when they are more than 65,535."""
-    return write_uint16(len(value)) + value
+    size = len(value)
+    if size > 0xFFFF:
+        raise ValueError("value does not fit into two bytes of length")
+    return bytes((size >> 8, size & 0xFF)) + value
 
 
 def write_text(value: str) -> bytes:
     """Write a string as UTF-8 after its two byte length; ValueError when too long, or with NUL or a surrogate."""
     if "\0" in value:
         raise ValueError("MQTT strings do not contain NUL")
-    octets = value.encode()
-    return write_uint16(len(octets)) + octets
+    return write_binary(value.encode())

@@ -467,7 +467,7 @@ def test_a_client_that_cannot_take_an_answer_is_left() -> None:
 
 
 @given(st.integers(150, 20000), st.booleans(), st.binary(max_size=10))
-def test_the_reply_limit_is_true(size: int, subscribed: bool, correlation: bytes) -> None:  # noqa: FBT001  drawn
+def test_the_reply_limit_is_true(size: int, subscribed: bool, correlation: bytes) -> None:
     talk = opened(V5, maximum_packet_size=size)
     if subscribed:
         talk.say(Subscribe(1, (Subscription(REPLY, 1),)))
@@ -504,7 +504,7 @@ def test_receive_maximum_is_honoured_on_5() -> None:
 
 
 def test_a_client_that_asks_and_never_acknowledges_is_left() -> None:
-    talk = opened(V5, SessionLimits(packet_rate=100), receive_maximum=1)
+    talk = opened(V5, SessionLimits(packets_per_second=100), receive_maximum=1)
     talk.say(Subscribe(1, (Subscription(REPLY, 1),)))
     talk.heard()
     while talk.session.ended is None:
