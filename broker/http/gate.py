@@ -6,6 +6,7 @@
    arrives within ten seconds; it is JSON that every parser understands alike (no duplicate member, no NaN, no lone
    surrogate, bounded depth).
 4. Whatever fails behind the gate and was not answered there is answered here, without a traceback.
+5. What an operator changed, or revealed, leaves a line in the log: who, what, and how it ended.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
+from urllib.parse import quote
 
+import structlog
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -36,6 +39,10 @@ _HEADERS = (
     (b"cache-control", b"no-store"),  # keys and passwords pass here
     (b"x-content-type-options", b"nosniff"),
 )
+
+_REVEALING = "/activationKey"
+
+_log = structlog.get_logger(__name__)
 
 
 class Gate:
@@ -62,6 +69,7 @@ class Gate:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                _note(scope, message["status"])
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
             await send(message)
 
@@ -91,6 +99,12 @@ class Gate:
             _check_media_type(headers)
             check_json(body)
         return body
+
+
+def _note(scope: Scope, status: int) -> None:
+    actor, path = scope.get("state", {}).get("actor"), scope["path"]
+    if actor is not None and (scope["method"] != "GET" or path.endswith(_REVEALING)):
+        _log.info("operator", token_id=actor.token_id, method=scope["method"], path=quote(path), status=status)
 
 
 def _token(headers: Headers) -> str:

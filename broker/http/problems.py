@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import Request
@@ -81,7 +82,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
         case _:
             # Text, not `exc_info`: renderers of that may show local variables, and there are secrets in them.
             told = "".join(traceback.format_exception(error))
-            _log.error("http failed", method=request.method, path=request.url.path, exception=told)
+            _log.error("http failed", method=request.method, path=quote(request.url.path), exception=told)
             return _response(500, "internal", "The fault is ours; our log has it. Nothing you change will help.")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from broker.http.bodies import MAX_NUMBER, MAX_TIME
+from provisioner.model import JobStatus, Result
 from tests.broker.http.world import NOW, PATH, Operator, World
 
 HOUR = 3_600_000
@@ -331,10 +332,15 @@ async def test_the_life_of_a_request(admin: Operator, world: World) -> None:
     assert (offered["phase"], offered["provisionJob"]["status"], offered["generation"]) == ("OFFERED", "RUNNING", 1)
     assert offered["provisionJob"]["startOn"] == NOW
     await admin.refused(409, "still-live", "DELETE", path)
+    await world.report(created, Result.PROGRESS, JobStatus.APPS_INSTALLED)
+    job = (await admin.get(path))["provisionJob"]
+    assert job["status"] == "APPS_INSTALLED"
+    assert json.loads(job["jobProperties"])["progress"] == "APPS_INSTALLED"
     await world.confirm(created)
     confirmed = await admin.get(path)
     assert (confirmed["phase"], confirmed["provisionJob"]["status"]) == ("CONFIRMED", "COMPLETED")
-    assert json.loads(confirmed["provisionJob"]["jobProperties"]) == {"generation": 1, "provedGeneration": 1}
+    properties = json.loads(confirmed["provisionJob"]["jobProperties"])
+    assert properties == {"generation": 1, "provedGeneration": 1, "progress": "APPS_INSTALLED"}
     await admin.refused(409, "already-provisioned", "POST", f"{path}/stop")
     await admin.refused(409, "key-wiped", "GET", f"{path}/activationKey")
     rotating = await admin.ask(200, "POST", f"{path}/rotate")

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from provisioner.model import Role
 from tests.broker.http.world import NOW, PATH, Operator, World
@@ -132,3 +133,23 @@ async def test_a_change_says_who_made_it_and_when(admin: Operator, world: World)
     changed = await other.ask(200, "POST", f"{PATH}/{created['id']}/disable")
     assert (changed["createdBy"], changed["createdOn"], changed["modifiedOn"]) == (first["id"], NOW, NOW + 5)
     assert changed["modifiedBy"] != first["id"]
+
+
+async def test_changes_and_revealed_keys_are_in_the_log(world: World) -> None:
+    admin = await world.operator()
+    (own,) = (await admin.get("/v2/tokens"))["token"]
+    with capture_logs() as logs:
+        path = f"{PATH}/{(await admin.create())['id']}"
+        await admin.get(path)
+        key = (await admin.get(f"{path}/activationKey"))["activationKey"]
+        await admin.refused(409, "nothing-live", "POST", f"{path}/revoke")
+        await world.visitor().refused(401, "unauthenticated", "POST", path)
+        await admin.refused(405, "method-not-allowed", "POST", "/v2/accounts/%0Aforged")
+    assert [(entry["method"], entry["path"], entry["status"]) for entry in logs] == [
+        ("POST", PATH, 201),
+        ("GET", f"{path}/activationKey", 200),
+        ("POST", f"{path}/revoke", 409),
+        ("POST", "/v2/accounts/%0Aforged", 405),
+    ]
+    assert {entry["token_id"] for entry in logs} == {own["id"]}
+    assert key not in str(logs)

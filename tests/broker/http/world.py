@@ -16,7 +16,7 @@ from provisioner.entities import NewAccount
 from provisioner.handover import Vault
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
-from provisioner.model import Account, AccountKind, Ack, BrokerAddress, Claim, Origin, Result, Role, Secret
+from provisioner.model import Account, AccountKind, Ack, BrokerAddress, Claim, JobStatus, Origin, Result, Role, Secret
 from provisioner.passwords import Passwords
 from provisioner.policy import Actor
 from provisioner.ports import Install, ToInstall
@@ -130,10 +130,14 @@ class World:
         claim = Claim(user, created["clientId"], "r-1", HERE, key=key, device=device or {})
         await self.provisioner.claim(claim, self.now)
 
-    async def confirm(self, created: dict[str, Any], generation: int = 1) -> None:
+    async def confirm(self, created: dict[str, Any]) -> None:
         """The device says that it stored the credential of its offer."""
+        await self.report(created, Result.STORED)
+
+    async def report(self, created: dict[str, Any], result: Result, status: JobStatus | None = None) -> None:
+        """The device says how far it is."""
         user, key = created["provisionUserUsername"], Secret(created["activationKey"])
-        ack = Ack(user, created["clientId"], "r-1", generation, Result.STORED, HERE, key=key)
+        ack = Ack(user, created["clientId"], "r-1", 1, result, HERE, status=status, key=key)
         await self.provisioner.ack(ack, self.now)
 
 
