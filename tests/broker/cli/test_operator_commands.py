@@ -44,9 +44,10 @@ Call = Callable[..., Said]
 
 @pytest.fixture
 def own_log() -> Iterator[None]:
-    """What a command does to the log of its process ends with the test."""
+    """The server in this process is quiet, and what a command does to the log ends with the test."""
     root, kept = logging.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
