@@ -13,7 +13,7 @@ from provisioner.entities import NewAccount
 from provisioner.model import AccountKind, Millis, Role
 from provisioner.policy import Actor
 
-TARGET_ACCOUNT = "acme"
+TARGET_ACCOUNT = "default"
 USER = "factory"
 LOGIN_FILE = "provision-login"
 TOKEN_FILE = "admin-token"  # noqa: S105  # a file's name

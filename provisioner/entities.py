@@ -248,4 +248,4 @@ class Desk:
         try:
             await adding
         except Conflict:
-            raise Conflict("name-taken", f"there is a {kind} {name} already", field="name") from None
+            raise Conflict("name-taken", f"the {kind} {name} is there already", field="name") from None

@@ -147,9 +147,9 @@ def _prepare(data_dir: Path, user: str, count: int, *, as_json: bool) -> list[tu
     with swarmview.Bar("making requests", count, quiet=as_json) as bar:
 
         async def work(api: Api) -> list[tuple[str, str]]:
-            tight = Batch("acme", user, "tight", count - loose)
+            tight = Batch("default", user, "tight", count - loose)
             return await create_requests(api, tight, bar) + await create_requests(
-                api, Batch("acme", user, "loose", loose, "LOOSE"), bar
+                api, Batch("default", user, "loose", loose, "LOOSE"), bar
             )
 
         return ask(Door(Where(data_dir), None, None), work)

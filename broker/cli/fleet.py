@@ -49,7 +49,7 @@ def run_fleet(
     count: Annotated[int, typer.Option(min=1, help="How many devices.")] = 100,
     concurrency: Annotated[int, typer.Option(min=1, help="At most this many at a time.")] = 200,
     spread: Annotated[float, typer.Option(min=0, help="They arrive over so many seconds; 0: all at once.")] = 0.0,
-    account: Annotated[str, typer.Option(help="Name or id of the account that will own them.")] = "acme",
+    account: Annotated[str, typer.Option(help="Name or id of the account that will own them.")] = "default",
     strict: Annotated[
         bool, typer.Option("--strict/--loose", help="May only its client id use a credential, or any of the account?")
     ] = True,

@@ -92,7 +92,7 @@ def create(
 ) -> None:
     """Create a request and its activation key, which is shown once.
 
-    Example: provisioner request create dev-1 --account acme --expires 24h
+    Example: provisioner request create dev-1 --account default --expires 24h
     """
     door = Door(where(ctx), server, token_file)
     fields: dict[str, object] = {

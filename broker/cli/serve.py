@@ -56,7 +56,7 @@ def serve(ctx: typer.Context) -> None:
 def init(ctx: typer.Context, as_json: Json = False) -> None:
     """Prepare the data directory without starting; `serve` does it by itself.
 
-    Makes the keys, the provision account with the login `factory`, the target account `acme` and an operator token.
+    Makes the keys, the provision account with the login `factory`, the target account `default` and an operator token.
 
     Example: provisioner init --data-dir /var/lib/provisioner
     """
@@ -96,5 +96,5 @@ def _next_commands(place: Where, data_dir: Path | None) -> list[str]:
     options += [] if place.config is None else ["--config", str(place.config)]
     return [
         shlex.join([*program, *words, *options])
-        for words in (["request", "create", "dev-1", "--account", "acme"], ["device", "claim", "dev-1"])
+        for words in (["request", "create", "dev-1", "--account", "default"], ["device", "claim", "dev-1"])
     ]

@@ -131,7 +131,7 @@ class TestWithAServer:
         (row,) = [one for one in call("account", "list", "--json").json if one["name"] == "initech"]
         assert (row["kind"], row["coupling"], row["quota"], row["displayName"]) == ("TARGET", "LOOSE", 3, "Initech")
         assert call("account", "create", "hall", "--kind", "provision", "--json").json["kind"] == "PROVISION"
-        assert "account acme already." in call("account", "create", "acme", code=1).err
+        assert "account acme is there already." in call("account", "create", "acme", code=1).err
 
     def test_users(self, call: Call, tmp_path: Path) -> None:
         created = call("user", "create", "line-3", "--account", "floor")
@@ -292,8 +292,8 @@ def test_the_same_commands_work_without_a_server(call: Call, tmp_path: Path) -> 
     assert "data is not prepared yet" in call("account", "list", "--token-file", "token", code=1).err
     assert not (tmp_path / "data").exists()
     call("init")
-    assert {one["name"] for one in call("account", "list", "--json").json} == {"acme", "provision"}
-    created = call("request", "create", "dev-1", "--account", "acme", "--json").json
+    assert {one["name"] for one in call("account", "list", "--json").json} == {"default", "provision"}
+    created = call("request", "create", "dev-1", "--account", "default", "--json").json
     assert created["provisionUserUsername"] == "factory"
     assert call("request", "show", "dev-1", "--json").json["id"] == created["id"]
     assert "There is no such account." in call("request", "create", "dev-2", "--account", "nobody", code=1).err

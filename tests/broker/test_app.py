@@ -1,0 +1,310 @@
+"""The whole program: how it starts, what it makes, what it says, how it ends."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from broker import app as root
+from broker.datadir import DataDir, Running, Unusable
+from broker.firststart import complete
+from broker.mqtt.interface import EndpointLimits
+from broker.parts import assembled, now
+from config.settings import Settings
+from config.sources import load
+from tests.e2e.program import Program
+
+pytestmark = pytest.mark.usefixtures("log_undone")
+
+ROOT = Path(__file__).parents[2]
+FREE = {
+    "PROVISIONER_ENDPOINT__LISTEN": "127.0.0.1:0",
+    "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
+    "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
+}
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start the program on the test's data directory; it is stopped, and what it said is looked at, after the test."""
+    started: list[Program] = []
+
+    def begin() -> Program:
+        started.append(Program(tmp_path / "data"))
+        return started[-1].start()
+
+    yield begin
+    for program in started:
+        program.stop()
+
+
+def call(*words: str, data: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a program of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PROVISIONER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "broker", *words, "--data-dir", str(data)],
+        env=clean | FREE | {"PYTHONPATH": str(ROOT)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Running]:
+    """The program in this process, ended by a signal as any other."""
+    ready: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(root.run(settings, lambda running, _first: ready.set_result(running)))
+    either: list[asyncio.Future[Any]] = [task, ready]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        await task
+    try:
+        yield ready.result()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(task, 20)
+
+
+def settings_of(data: Path, **variables: str) -> Settings:
+    environ = FREE | {"PROVISIONER_DATA_DIR": str(data)}
+    return load(None, environ | {f"PROVISIONER_{name}": text for name, text in variables.items()}).settings
+
+
+def never(_running: Running, _first: bool) -> None:
+    pytest.fail("it started")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command.split(), *names, "-out", chain, "-keyout", key], check=True, capture_output=True)
+    key.chmod(0o600)
+    return chain, key
+
+
+def test_a_server_says_where_it_is_and_nothing_that_is_secret(start: Start) -> None:
+    program = start()
+    assert set(program.ready) == {"event", "endpoint", "endpointTls", "deviceBroker", "deviceBrokerTls", "http"}
+    running = DataDir(program.data).running()
+    assert running is not None
+    assert (running.http, running.endpoint) == (program.http, program.ready["endpoint"])
+    refused = call("serve", data=program.data)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"provisioner: {program.data} is in use by another provisioner")
+    assert refused.stderr.count("\n") == 1
+    program.secrets |= {program.token, *(program.data / "provision-login").read_text().split()[1:]}
+    with socket.create_connection(program.endpoint), socket.create_connection(program.device_broker):
+        program.stop()  # fails unless the exit code is 0, in time, and nothing secret was said
+    assert len(program.output) == 1
+    assert not (program.data / "run.json").exists()
+    (told,) = [json.loads(line) for line in program.errors if '"next"' in line]
+    assert told["commands"][0].endswith(f"request create dev-1 --account default --data-dir {program.data}")
+    assert told["commands"][1].endswith(f"device claim dev-1 --data-dir {program.data}")
+
+
+async def test_what_the_first_start_makes_stays(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data")
+    assert await root.prepare(settings)
+    names = ("admin-token", "provision-login", "keys/vault-1")
+    files = {name: (tmp_path / "data" / name).read_bytes() for name in names}
+    async with serving(settings) as running, httpx2.AsyncClient(base_url=running.http) as http:
+        assert {name: (tmp_path / "data" / name).read_bytes() for name in names} == files
+        assert {(tmp_path / "data" / name).stat().st_mode & 0o777 for name in names} == {0o600}
+        token = files["admin-token"].decode().strip()
+        answer = await http.get("/v2/accounts", headers={"Authorization": f"Bearer {token}"})
+        accounts = {(account["name"], account["kind"]) for account in answer.json()["account"]}
+        assert accounts == {("default", "TARGET"), ("provision", "PROVISION")}
+        assert (await http.get("/readyz")).json() == {"ready": True, "store": True, "deviceBroker": True}
+        metrics = await http.get("/metrics", headers={"Authorization": f"Bearer {token}"})
+        assert "provisioner_connections 0.0" in metrics.text
+
+
+async def test_what_an_operator_removed_is_not_made_again(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data")
+    assert await root.prepare(settings)
+    (tmp_path / "data" / "admin-token").unlink()
+    (tmp_path / "data" / "provision-login").unlink()
+    assert not await root.prepare(settings)
+    assert not (tmp_path / "data" / "admin-token").exists()
+
+
+@pytest.mark.parametrize("lost", ["admin-token", "provision-login"])
+async def test_a_first_start_that_was_cut_off_is_completed(tmp_path: Path, lost: str) -> None:
+    settings = settings_of(tmp_path / "data")
+    await root.prepare(settings)
+    directory = DataDir(tmp_path / "data")
+    # As a process that was killed after it made the secret and before it wrote the file leaves it.
+    directory.save_secret("first-start", "x")
+    directory.delete_secret(lost)
+    assert await root.prepare(settings)
+    async with assembled(settings.data_dir, root._choices(settings)) as parts:
+        token = directory.load_secret("admin-token") or ""
+        assert (await parts.administration.authenticate(token)).account_id is None
+        user, password = (directory.load_secret("provision-login") or "").splitlines()
+        assert await parts.provisioner.login(user, password.encode(), "dev-1")
+        assert not await complete(parts.administration, directory, "provision", now())
+
+
+async def test_the_accounts_may_share_a_name(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data", PROVISION_ACCOUNT="default")
+    async with assembled(settings.data_dir, root._choices(settings)) as parts:
+        assert [account.kind for account in await parts.store.list_accounts()] == ["PROVISION"]
+
+
+@pytest.mark.parametrize("name", ["endpoint.listen", "device_broker.listen", "http.listen"])
+async def test_a_port_that_is_taken_is_named_with_its_setting(tmp_path: Path, name: str) -> None:
+    variable = name.upper().replace(".", "__")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = settings_of(tmp_path / "data", **{variable: address})
+        with pytest.raises(root.CannotListen) as caught:
+            await root.run(settings, never)
+    assert str(caught.value) == (
+        f"{name} {address} is taken: stop the program that listens there, or set PROVISIONER_{variable} to another one."
+    )
+    async with serving(settings):
+        pass  # nothing is left that would be in the way
+
+
+async def test_an_address_of_somebody_else_is_named_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(root.CannotListen, match=r"^endpoint.listen 192.0.2.1:1884 cannot be listened on \("):
+        await root.run(settings_of(tmp_path / "data", ENDPOINT__LISTEN="192.0.2.1:1884"), never)
+
+
+async def test_keys_that_others_may_read_stop_the_start(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data")
+    await root.prepare(settings)
+    key = tmp_path / "data" / "keys" / "vault-1"
+    key.chmod(0o644)
+    with pytest.raises(Unusable, match=rf"^{key} may be read by others: chmod 600 {key}\.$"):
+        await root.run(settings, never)
+
+
+async def test_a_ledger_without_its_keys_stops_the_start(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data")
+    await root.prepare(settings)
+    (tmp_path / "data" / "keys" / "vault-1").unlink()
+    with pytest.raises(Unusable, match="put back the keys that belong to it"):
+        await root.run(settings, never)
+
+
+async def test_files_that_settings_name_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(root.Misconfigured, match=r"^device_broker\.ca none\.pem cannot be read: No such file"):
+        await root.run(settings_of(tmp_path / "data", DEVICE_BROKER__CA="none.pem"), never)
+    assert not (tmp_path / "data").exists()
+
+
+async def test_tls_listeners_speak_tls(tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path)
+    pair = {"CERTIFICATE": str(chain), "PRIVATE_KEY": str(key), "TLS_LISTEN": "127.0.0.1:0", "LISTEN": ""}
+    both = {f"{section}__{name}": text for section in ("ENDPOINT", "DEVICE_BROKER") for name, text in pair.items()}
+    context = ssl.create_default_context(cafile=str(chain))
+    async with serving(settings_of(tmp_path / "data", **both)) as running:
+        assert (running.endpoint, running.device_broker) == (None, None)
+        for address in (running.endpoint_tls, running.device_broker_tls):
+            assert address is not None
+            host, _, port = address.rpartition(":")
+            _, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="localhost")
+            assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_commands_reach_the_api_without_a_server(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data")
+    async with root.opened(settings) as application:
+        token = DataDir(tmp_path / "data").load_secret("admin-token")
+        async with httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(application),
+            base_url="http://in-process",
+            headers={"Authorization": f"Bearer {token}"},
+        ) as http:
+            body = {"accountId": (await http.get("/v2/accounts/default")).json()["id"], "clientId": "dev-1"}
+            created = await http.post("/v2/provisionRequests", json=body | {"provisionUserUsername": "factory"})
+            assert created.status_code == 201
+            assert (await http.get("/readyz")).json() == {"ready": False, "store": True, "deviceBroker": False}
+
+
+def test_every_limit_of_the_settings_reaches_the_endpoint(tmp_path: Path) -> None:
+    changed = {
+        f"ENDPOINT__{name.upper()}": str(int(value) + 1)
+        for name, value in Settings().endpoint
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    settings = settings_of(tmp_path, **changed)
+    limits = root._limits(settings)
+    defaults = EndpointLimits()
+    for name in set(changed) - {"ENDPOINT__DRAIN_TIME"}:
+        field = name.removeprefix("ENDPOINT__").lower()
+        assert getattr(defaults, field) == getattr(Settings().endpoint, field), field
+        assert getattr(limits, field) == getattr(settings.endpoint, field) != getattr(defaults, field), field
+
+
+def test_the_choices_of_the_settings_reach_the_decision(tmp_path: Path) -> None:
+    choices = root._choices(
+        settings_of(
+            tmp_path,
+            CLAIM__CONFIRM_TIME="60",
+            CLAIM__INSTALL_WAIT="1.5",
+            CLAIM__ALLOW_KEYLESS="true",
+            CLAIM__ALLOW_PLAIN_WITHOUT_TLS="true",
+            ENDPOINT__REFUSE_UNKNOWN="true",
+            WRONG_KEYS__PER_SOURCE="7",
+            WRONG_KEYS__PER_SOURCE_BURST="8",
+        )
+    )
+    assert (choices.confirm_time, choices.rules.install_wait) == (60, 1.5)
+    assert choices.rules.allow_keyless
+    assert choices.rules.allow_plain_without_tls
+    assert choices.rules.refuse_unknown
+    assert (choices.wrong_keys.per_source.per_minute, choices.wrong_keys.per_source.burst) == (7, 8)
+    assert root._choices(settings_of(tmp_path)).wrong_keys == type(choices.wrong_keys)()
+
+
+def test_devices_are_told_what_the_settings_say(tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path)
+    pair = {"DEVICE_BROKER__CERTIFICATE": str(chain), "DEVICE_BROKER__PRIVATE_KEY": str(key)}
+    settings = settings_of(tmp_path, **pair, DEVICE_BROKER__CA=str(chain), DEVICE_BROKER__URL="mqtt://b:1883")
+    plain, secure = root._told(settings, "127.0.0.1:1", "127.0.0.1:2")
+    assert plain is not None
+    assert secure is not None
+    assert (plain.url, plain.ca) == ("mqtt://b:1883", None)
+    assert (secure.url, secure.ca) == ("mqtts://127.0.0.1:2", chain.read_text())
+    assert root._told(settings_of(tmp_path), "127.0.0.1:1", None)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("0.0.0.0:80", "http://127.0.0.1:80"),
+        ("[::]:80", "http://[::1]:80"),
+        ("[fe80::1]:80", "http://[fe80::1]:80"),
+        ("localhost:80", "http://localhost:80"),
+    ],
+)
+def test_a_server_that_listens_everywhere_is_reached_on_loopback(address: str, url: str) -> None:
+    assert root._url(address) == url
+
+
+def test_init_prepares_without_starting(tmp_path: Path) -> None:
+    assert json.loads(call("init", "--json", data=tmp_path / "d").stdout)["prepared"] is True
+    again = call("init", data=tmp_path / "d")
+    assert (again.returncode, again.stdout) == (0, "")
+    assert again.stderr == f"{tmp_path / 'd'} was prepared before; nothing is changed.\n"
