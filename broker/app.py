@@ -125,7 +125,7 @@ async def _serving(settings: Settings, parts: Parts) -> AsyncIterator[Running]:
     from broker.mqtt.responder import Responder  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
-    responder = Responder(parts.provisioner, now, os.urandom)
+    responder = Responder(parts.provisioner, now, parts.entropy)
     endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
     figures = Figures(lambda: _by_reason(responder), lambda: endpoint.counters.open, lambda: True)
     http = HttpServer(parts.api(figures))
@@ -182,7 +182,7 @@ def _told(settings: Settings, plain: str | None, tls: str | None) -> tuple[Broke
     section = settings.device_broker
     url = section.url or (plain and f"mqtt://{plain}")
     secure_url = section.secure_url or (tls and f"mqtts://{tls}")
-    ca = None if section.ca is None else section.ca.read_text(encoding="utf-8")
+    ca = None if section.ca is None else section.ca.read_text(encoding="utf-8", errors="replace")
     return BrokerAddress(url) if url else None, BrokerAddress(secure_url, ca) if secure_url else None
 
 

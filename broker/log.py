@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
@@ -44,7 +45,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
         last = [escape_controls, renderer]
     else:
         frames = ExceptionDictTransformer(show_locals=False)
-        last = [ExceptionRenderer(frames), structlog.processors.JSONRenderer(ensure_ascii=True, default=str)]
+        last = [ExceptionRenderer(frames), structlog.processors.JSONRenderer(serializer=_to_json)]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -61,6 +62,14 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number if number == logging.DEBUG else max(number, logging.WARNING))
+
+
+_ENCODER = json.JSONEncoder(default=str)
+
+
+def _to_json(event: object, **_options: object) -> str:
+    """ASCII JSON; `json.dumps` with options would make an encoder for each line."""
+    return _ENCODER.encode(event)
 
 
 def hide_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

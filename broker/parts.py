@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from broker import firststart
 from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
+from broker.entropy import Pool
 from broker.http.app import create_app
 from broker.http.metrics import registry
 from broker.mqtt import messages
@@ -32,6 +33,7 @@ from provisioner.jobs import Jobs
 from provisioner.logins import Logins
 from provisioner.model import Millis
 from provisioner.passwords import Passwords
+from provisioner.ports import Entropy
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
@@ -66,6 +68,7 @@ class Parts:
     jobs: Jobs
     administration: Administration
     provisioner: Provisioner
+    entropy: Entropy
     wake: asyncio.Event
     is_fresh: bool
 
@@ -95,19 +98,20 @@ async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
     """The parts over `data_dir`, which is prepared if it is new. Raises `Unusable`, `Unavailable`."""
     directory = DataDir(data_dir)
     directory.prepare()
-    vault = Vault(directory.load_keys(lambda: new_key(os.urandom)), os.urandom)
+    entropy = Pool()
+    vault = Vault(directory.load_keys(lambda: new_key(os.urandom)), entropy)
     store = await SqliteStore.open(directory.ledger)
     try:
-        parts = await _assemble(directory, vault, store, choices)
+        parts = await _assemble(directory, vault, store, choices, entropy)
         yield parts
         await parts.jobs.close()
     finally:
         await store.close()
 
 
-async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choices: Choices) -> Parts:
+async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choices: Choices, entropy: Entropy) -> Parts:
     wake = asyncio.Event()
-    passwords = Passwords(os.urandom)
+    passwords = Passwords(entropy)
     logins = Logins(store, passwords)
 
     async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:
@@ -131,7 +135,7 @@ async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choice
         Admission(choices.wrong_keys),
         choices.rules,
         messages.measure,
-        os.urandom,
+        entropy,
     )
     administration = Administration(
         store,
@@ -139,7 +143,7 @@ async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choice
         logins,
         passwords,
         brokers,
-        os.urandom,
+        entropy,
         default_broker=devices.name,
         provision_account=choices.provision_account,
         confirm_time=choices.confirm_time,
@@ -147,4 +151,4 @@ async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choice
         wake=wake.set,
     )
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
-    return Parts(directory, store, broker, devices, jobs, administration, provisioner, wake, fresh)
+    return Parts(directory, store, broker, devices, jobs, administration, provisioner, entropy, wake, fresh)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from broker.mqtt.cbor_form import check_cbor_form
 from provisioner import policy
@@ -205,7 +206,7 @@ def _csr_der(text: str) -> bytes:
 
 
 def _from_json(payload: bytes) -> Any:
-    return json.loads(payload.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    return _JSON.decode(payload.decode("utf-8"))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -217,6 +218,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def _from_cbor(payload: bytes) -> Any:
@@ -257,7 +261,7 @@ def measure(offer: Offer, encoding: str) -> int:
 def _write(members: Mapping[str, Any], encoding: str) -> bytes:
     if encoding == "cbor":
         return cbor2.dumps(members)
-    return json.dumps(members, separators=(",", ":"), ensure_ascii=False).encode()
+    return to_json(members)
 
 
 def _offer_reply(offer: Offer, encoding: str, entropy: Callable[[int], bytes]) -> dict[str, Any]:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +36,8 @@ class Responder:
         self._provisioner = provisioner
         self._clock = clock
         self._entropy = entropy
+        # Bound once: a logger that binds per line costs as much as the line.
+        self._log = log.bind()
         self.answered: Counter[tuple[str, str]] = Counter()
         """Replies by (kind, reason), for metrics."""
 
@@ -54,7 +55,7 @@ class Responder:
     async def answer(self, message: Inbound) -> Answer:
         """See `Service`."""
         began = time.monotonic()
-        trace = secrets.token_hex(4)
+        trace = self._entropy(4).hex()
         body = Body(message.payload)
         outcome = await self._outcome(message, body, trace)
         reason = _reason(outcome)
@@ -62,7 +63,7 @@ class Responder:
             await asyncio.sleep(_GRID - (time.monotonic() - began) % _GRID)
         self.answered[message.kind, reason] += 1
         payload = messages.encode(outcome, body, trace, self._entropy)
-        log.info(
+        self._log.info(
             "answered",
             action="claim" if message.kind == "request" else "ack",
             user=message.user,
@@ -93,8 +94,8 @@ class Responder:
 
     def bad_topic(self, user: str, client_id: str) -> Answer:
         """See `Service`."""
-        trace = secrets.token_hex(4)
-        log.info("answered", action="publish", user=user, client_id=client_id, reason="bad-request", trace=trace)
+        trace = self._entropy(4).hex()
+        self._log.info("answered", action="publish", user=user, client_id=client_id, reason="bad-request", trace=trace)
         refusal = Rejected(Reason.BAD_REQUEST, step="match")
         return Answer(messages.encode(refusal, Body(b""), trace, self._entropy), CONTENT_TYPE["json"], None)
 
