@@ -129,7 +129,7 @@ def claim(
         if outcome.credential is None or not outcome.is_confirmed:
             raise Failed(explain(outcome, site))
         file.write(json.dumps(_fields(outcome.credential, with_password=True), indent=2))
-    emit(_fields(outcome.credential, with_password=show_password), _shown(show_password), as_json=as_json)
+    _show(_fields(outcome.credential, with_password=show_password), as_json=as_json)
     if save is not None:
         say(f"Credential with its password: {save}")
     elif not show_password:
@@ -183,8 +183,10 @@ def explain(outcome: Outcome, site: Site) -> str:
     )
 
 
-def _shown(show_password: bool) -> dict[str, str]:
-    return {heading: key for heading, key in _COLUMNS.items() if show_password or key != "password"}
+def _show(fields: dict[str, Any], *, as_json: bool) -> None:
+    if not as_json:
+        fields |= {name: ", ".join(fields[name]) for name in ("publish", "subscribe")}
+    emit(fields, {heading: name for heading, name in _COLUMNS.items() if name in fields}, as_json=as_json)
 
 
 def _fields(credential: Credential, *, with_password: bool) -> dict[str, Any]:

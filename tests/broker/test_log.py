@@ -3,21 +3,13 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
 
 from broker.log import configure
 
-
-@pytest.fixture(autouse=True)
-def _undone() -> Iterator[None]:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = before
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("log_undone")
 
 
 def fail(hunter2: str) -> None:

@@ -23,7 +23,7 @@ async def test_no_secret_is_printed_by_a_program_that_met_everything(start_progr
         key = device.activation_key
         mistakes = [
             f'{{"requestId":"r-1","activationKey":"{key}","colour":"red"}}',
-            f'{{"requestId":"{key}","activationKey":5}}',
+            f'{{"requestId":"r-1","activationKey":"{key} "}}',
             f'{{"requestId":"r-1","activationKey":"{key}"',
             f'{{"activationKey":"{key}"}}',
             f'"{key}"',

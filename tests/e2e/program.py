@@ -34,7 +34,7 @@ START_PATIENCE = 30.0
 STOP_PATIENCE = 20.0
 ALARMS = (
     "Traceback (most recent call last)", "Task was destroyed", "was never awaited", "was never retrieved",
-    "ResourceWarning", "Unclosed", "Fatal Python error",
+    "ResourceWarning", "Unclosed", "Fatal Python error", '"exc_type"',
 )  # fmt: skip
 FLOOR_USER, FLOOR_PASSWORD = "factory-floor", "the-line-password-7"
 
@@ -277,7 +277,7 @@ class Request:
 
 @dataclass
 class Site:
-    """A program, its operator, one provision account and two target accounts."""
+    """A program, its operator and the devices of a test."""
 
     program: Program
     operator: Operator
@@ -304,13 +304,11 @@ class Site:
     async def account(self, name: str) -> int:
         """The id of a target account; made when it is asked for first."""
         known = self.program.accounts
-        if not known:
-            known[""] = await self.operator.account("the-floor", "PROVISION")
         if name not in known:
             known[name] = await self.operator.account(name)
         return known[name]
 
-    async def request(self, client_id: str | None = None, account: str = "acme", **fields: Any) -> Request:
+    async def request(self, client_id: str | None = None, account: str = "north", **fields: Any) -> Request:
         """Prepare a request, with a generated key unless `fields` say otherwise."""
         client_id = client_id or fresh_name()
         body = await self.form(client_id, account) | fields
@@ -319,7 +317,7 @@ class Site:
         self.program.secrets |= {key, FLOOR_PASSWORD} - {""}
         return Request(self.operator, created["id"], key, client_id, created)
 
-    async def form(self, client_id: str, account: str = "acme") -> dict[str, Any]:
+    async def form(self, client_id: str, account: str = "north") -> dict[str, Any]:
         """What a request needs at least."""
         return {
             "accountId": await self.account(account),
@@ -362,7 +360,7 @@ class Site:
         mode: Mode = "proof",
         version: Version = 4,
         wire: Wire = "json",
-        account: str = "acme",
+        account: str = "north",
         **fields: Any,
     ) -> tuple[IndependentDevice, Request]:
         """Prepare a request and the device it is for."""

@@ -354,9 +354,13 @@ async def test_8_kib_are_a_claim_and_one_byte_more_is_too_large(
     site: Site, version: wire.Version, encoding: wire.Wire
 ) -> None:
     device, request = await site.unit(mode="plain", version=version, wire=encoding)
-    empty = wire.encode(device.claim_body(device={"x": "x" * 1000}), encoding)
-    exact = wire.encode(device.claim_body(device={"x": "x" * (1000 + 8192 - len(empty))}), encoding)
-    over = wire.encode(device.claim_body(device={"x": "x" * (1001 + 8192 - len(empty))}), encoding)
+    facts = {f"fact-{number:02}": "x" * 200 for number in range(32)}
+    missing = 8192 - len(wire.encode(device.claim_body(device=facts), encoding))
+    for number in range(32):
+        facts[f"fact-{number:02}"] += "x" * (missing // 32)
+    facts["fact-00"] += "x" * (missing % 32)
+    exact = wire.encode(device.claim_body(device=facts), encoding)
+    over = wire.encode(device.claim_body(device=facts | {"fact-00": facts["fact-00"] + "x"}), encoding)
     assert (len(exact), len(over)) == (8192, 8193)
     async with await device.open() as session:
         await session.publish(device.topic("request"), over, 1)

@@ -50,10 +50,13 @@ async def test_the_offer_says_what_section_7_shows(site: Site, mode: wire.Mode) 
     reply = await device.provision()
     offer = reply.offer
     assert offer
-    assert offer["broker"]["account"] == "acme"
+    assert offer["broker"]["account"] == "north"
     assert offer["broker"]["url"].startswith("mqtt://")
     assert offer["credentials"]["coupling"] == "STRICT"
-    assert offer["topics"] == {"publish": [f"acme/{request.client_id}/#"], "subscribe": [f"acme/{request.client_id}/#"]}
+    assert offer["topics"] == {
+        "publish": [f"north/{request.client_id}/#"],
+        "subscribe": [f"north/{request.client_id}/#"],
+    }
     assert 590_000 <= offer["confirmBefore"] - offer["serverTime"] <= 660_000
     assert abs(offer["serverTime"] - request.created["createdOn"]) < 60_000
     assert (offer["confirm"], offer["configuration"]) == ("either", {})

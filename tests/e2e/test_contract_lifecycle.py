@@ -205,7 +205,7 @@ async def test_an_offer_nobody_confirms_is_withdrawn_and_the_device_is_not_locke
     assert offer.offer
     assert 900 <= offer.offer["confirmBefore"] - offer.offer["serverTime"] <= 7000
     async with await device.login(site.program.device_broker, offer.credentials) as work:
-        await work.ended(15)
+        await work.ended()
     await refused_soon(site, device, offer.credentials)
     now = await request.until("PENDING")
     assert now["provisionJob"]["status"] == "CREATED"
@@ -220,7 +220,7 @@ async def test_an_offer_nobody_confirms_is_withdrawn_and_the_device_is_not_locke
 async def test_an_offer_nobody_confirms_is_expired_when_the_window_is_over(site: Site) -> None:
     device, request = await site.unit(confirm="ack", confirmTime=1, expiresOn=int((time.time() + 0.9) * 1000))
     assert (await device.claim()).generation == 1
-    await request.until("EXPIRED", patience=15)
+    await request.until("EXPIRED")
     assert (await device.claim("r-2")).reason == "expired"
 
 
@@ -375,7 +375,7 @@ async def test_a_renewal_that_fails_leaves_the_former_credential_alone(site: Sit
 
 async def test_a_renewal_nobody_confirms_leaves_the_former_credential_alone(site: Site) -> None:
     device, request, old, new = await rotated(site, confirmTime=1)
-    await request.until("CONFIRMED", patience=15)
+    await request.until("CONFIRMED")
     await refused_soon(site, device, new)
     assert await admits(site, device, old)
 
@@ -383,7 +383,7 @@ async def test_a_renewal_nobody_confirms_leaves_the_former_credential_alone(site
 async def test_revoke_while_renewing_takes_both(site: Site) -> None:
     device, request, old, new = await rotated(site)
     await request.tell("revoke")
-    await request.until("STOPPED")
+    await request.until("STOPPED", patience=5)
     assert [await admits(site, device, credentials) for credentials in (old, new)] == [False, False]
 
 
@@ -431,6 +431,6 @@ async def test_a_request_replaced_before_any_claim_is_skipped(site: Site) -> Non
 
 async def test_a_client_id_belongs_to_one_account(site: Site) -> None:
     device, _, _ = await site.confirmed()
-    form = await site.form(device.client_id, "globex")
+    form = await site.form(device.client_id, "south")
     refused = await site.operator.http.post("/v2/provisionRequests", json=form)
     assert refused.status_code == 409

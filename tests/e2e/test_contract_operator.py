@@ -41,7 +41,7 @@ async def test_a_request_has_every_field_of_everyware(site: Site) -> None:
         False,
         "STRICT",
     )
-    assert (now["accountId"], now["phase"], now["generation"]) == (site.program.accounts["acme"], "PENDING", 0)
+    assert (now["accountId"], now["phase"], now["generation"]) == (site.program.accounts["north"], "PENDING", 0)
     job = now["provisionJob"]
     for key in ("id", "accountId", "createdOn", "createdBy", "retryMaxAttempts", "retryCount", "optlock"):
         assert isinstance(job[key], int), key
@@ -76,7 +76,7 @@ async def test_the_key_is_shown_on_create_and_not_later(site: Site) -> None:
         pytest.param({"clientId": "a" * 129}, id="a client id of 129"),
         pytest.param({"clientId": ""}, id="an empty client id"),
         pytest.param({"clientId": 5}, id="a client id that is a number"),
-        pytest.param({"accountId": "acme"}, id="an account that is no number"),
+        pytest.param({"accountId": "north"}, id="an account that is no number"),
         pytest.param({"provisionUserUsername": "a b"}, id="a user outside the grammar"),
         pytest.param({"retryMaxAttempts": 0}, id="no attempt at all"),
         pytest.param({"retryMaxAttempts": "many"}, id="attempts that are no number"),
@@ -166,7 +166,7 @@ async def test_the_list_is_filtered_and_paged(site: Site) -> None:
     rest = await site.operator.ask("GET", PATH, params={"limit": 2, "offset": 1})
     assert rest["provisionRequest"][0]["id"] == page["provisionRequest"][1]["id"]
     other = await site.operator.ask(
-        "GET", PATH, params={"accountId": await site.account("globex"), "clientIDs": requests[1].client_id}
+        "GET", PATH, params={"accountId": await site.account("south"), "clientIDs": requests[1].client_id}
     )
     assert other["provisionRequest"] == []
     everything = await site.operator.ask("GET", PATH, params={"limit": 50})

@@ -16,7 +16,7 @@ FOREIGN = [
     "prov/v1/{user}/{id}/+", "prov/v1/{user}/{id}/request", "prov/v1/{user}/{id}/ack", "prov/v1/{user}/{id}/reply/more",
     "prov/v1/{user}/{id}/reply/#", "prov/v1/{user}/another/reply", "prov/v1/other/{id}/reply",
     "prov/v2/{user}/{id}/reply", "/prov/v1/{user}/{id}/reply", "prov/v1/{user}/{id}/Reply",
-    "$share/g/prov/v1/{user}/{id}/reply", "$SYS/#", "acme/{id}/#",
+    "$share/g/prov/v1/{user}/{id}/reply", "$SYS/#", "north/{id}/#",
 ]  # fmt: skip
 
 
@@ -60,7 +60,7 @@ async def test_after_unsubscribe_the_reply_still_comes_at_qos_0(site: Site, vers
 OTHER_TOPICS = [
     "prov/v1/{user}/another/request", "prov/v1/{user}/another/ack", "prov/v1/other/{id}/request",
     "prov/v1/{user}/{id}/reply", "prov/v1/{user}/{id}", "prov/v1/{user}/{id}/request/", "prov/v1/{user}/{id}/requests",
-    "prov/v2/{user}/{id}/request", "a", "$SYS/broker", "acme/{id}/up", "prov/v1//{id}/request",
+    "prov/v2/{user}/{id}/request", "a", "$SYS/broker", "north/{id}/up", "prov/v1//{id}/request",
 ]  # fmt: skip
 
 
@@ -183,7 +183,7 @@ async def test_an_mqtt_5_answer_has_its_expiry_its_type_and_what_it_correlates_w
 
 @pytest.mark.parametrize(
     "pattern",
-    ["prov/v1/{user}/{id}/reply", "prov/v1/{user}/another/reply", "prov/v1/{user}/{id}/request", "acme/{id}/x", "a"],
+    ["prov/v1/{user}/{id}/reply", "prov/v1/{user}/another/reply", "prov/v1/{user}/{id}/request", "north/{id}/x", "a"],
 )
 async def test_a_response_topic_never_leads_an_answer_elsewhere(site: Site, pattern: str) -> None:
     device, _ = await site.unit(version=5)

@@ -34,7 +34,7 @@ async def hears_itself(session: Session, base: str) -> bool:
 async def working(site: Site, device: IndependentDevice, credentials: Mapping[str, Any]) -> Session:
     """Log in and subscribe to everything of one's own."""
     session = await device.login(site.program.device_broker, credentials)
-    assert await session.subscribe((f"acme/{device.client_id}/#", 1)) == [1]
+    assert await session.subscribe((f"north/{device.client_id}/#", 1)) == [1]
     return session
 
 
@@ -52,9 +52,9 @@ async def test_a_loose_credential_is_admitted_under_another_client_id(site: Site
     device, _, credentials = await site.confirmed(deviceCredentialsTight="LOOSE")
     other = fresh_name()
     async with await enter(site, credentials, other) as session:
-        assert await session.subscribe((f"acme/{other}/#", 1)) == [1]
-        assert await hears_itself(session, f"acme/{other}")
-        assert await session.subscribe((f"acme/{device.client_id}/#", 1)) == [0x80]
+        assert await session.subscribe((f"north/{other}/#", 1)) == [1]
+        assert await hears_itself(session, f"north/{other}")
+        assert await session.subscribe((f"north/{device.client_id}/#", 1)) == [0x80]
 
 
 async def test_a_loose_credential_may_not_take_the_name_of_another_device(site: Site) -> None:
@@ -63,7 +63,7 @@ async def test_a_loose_credential_may_not_take_the_name_of_another_device(site: 
     async with await working(site, owner, owned) as session:
         with pytest.raises(RefusedError):
             await enter(site, loose, owner.client_id)
-        assert await hears_itself(session, f"acme/{owner.client_id}")
+        assert await hears_itself(session, f"north/{owner.client_id}")
 
 
 async def test_a_loose_credential_needs_a_well_formed_client_id(site: Site) -> None:
@@ -78,15 +78,15 @@ async def test_a_loose_credential_needs_a_well_formed_client_id(site: Site) -> N
     [
         "#",
         "+/+/+",
-        "acme/#",
-        "acme/+/up",
-        "acme",
-        "acme/somebody-else/#",
-        "globex/{id}/#",
+        "north/#",
+        "north/+/up",
+        "north",
+        "north/somebody-else/#",
+        "south/{id}/#",
         "prov/v1/#",
         "$SYS/#",
-        "acme/{id}x/#",
-        "/acme/{id}/#",
+        "north/{id}x/#",
+        "/north/{id}/#",
     ],
 )
 async def test_filters_outside_the_devices_own_topics_are_refused(site: Site, topic: str) -> None:
@@ -95,7 +95,7 @@ async def test_filters_outside_the_devices_own_topics_are_refused(site: Site, to
         assert await session.subscribe((topic.format(id=device.client_id), 1)) == [0x80]
 
 
-@pytest.mark.parametrize("account", ["acme", "globex"])
+@pytest.mark.parametrize("account", ["north", "south"])
 async def test_nobody_hears_what_a_device_says_outside_its_own_topics(site: Site, account: str) -> None:
     device, _, credentials = await site.confirmed(confirm="ack")
     victim, request, theirs = await site.confirmed(account=account)
@@ -115,9 +115,9 @@ async def test_two_devices_of_one_account_do_not_hear_each_other(site: Site) -> 
     first, _, one = await site.confirmed()
     second, _, two = await site.confirmed()
     async with await working(site, first, one) as here, await working(site, second, two) as there:
-        await here.publish(f"acme/{first.client_id}/secret", b"for me", 1)
+        await here.publish(f"north/{first.client_id}/secret", b"for me", 1)
         assert (await here.message()).payload == b"for me"
-        assert await hears_itself(there, f"acme/{second.client_id}")
+        assert await hears_itself(there, f"north/{second.client_id}")
 
 
 async def test_what_is_not_exactly_the_credential_is_refused(site: Site) -> None:
@@ -152,7 +152,7 @@ async def test_wrong_passwords_never_disturb_a_live_device(site: Site) -> None:
         for instead in attempts * 3:
             with pytest.raises((RefusedError, EndedError)):
                 await enter(site, credentials, device.client_id, **instead | {"clientId": device.client_id})
-        assert await hears_itself(session, f"acme/{device.client_id}")
+        assert await hears_itself(session, f"north/{device.client_id}")
     assert stranger.client_id != device.client_id
 
 
@@ -169,14 +169,14 @@ async def test_half_a_connect_never_disturbs_a_live_device(site: Site) -> None:
         ):
             async with await Session.open(site.program.device_broker) as half:
                 await half.send(data)
-        assert await hears_itself(session, f"acme/{device.client_id}")
+        assert await hears_itself(session, f"north/{device.client_id}")
 
 
 async def test_the_device_itself_may_log_in_anew(site: Site) -> None:
     device, _, credentials = await site.confirmed()
     async with await working(site, device, credentials) as old, await working(site, device, credentials) as new:
         await old.ended()
-        assert await hears_itself(new, f"acme/{device.client_id}")
+        assert await hears_itself(new, f"north/{device.client_id}")
 
 
 async def test_revoking_closes_the_live_session_and_refuses_the_next(site: Site) -> None:
@@ -195,7 +195,7 @@ async def test_an_offered_credential_works_before_it_is_confirmed_and_not_after_
     device, request = await site.unit(confirm="ack")
     offer = await device.provision()
     async with await working(site, device, offer.credentials) as session:
-        assert await hears_itself(session, f"acme/{device.client_id}")
+        assert await hears_itself(session, f"north/{device.client_id}")
         assert (await device.ack("failed", 1)).reason == "noted"
         await session.ended()
     await request.until("PENDING")

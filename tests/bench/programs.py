@@ -1,0 +1,155 @@
+"""What is measured: the null endpoint and the real program, each a process of its own, and the operator's part.
+
+Everything listens on free loopback ports and is ended by its process id.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+_ROOT = Path(__file__).parents[2]
+_START_TIME = 60.0
+_STOP_TIME = 20.0
+_ROUND_TIME = 300.0
+_CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process that listens: the port devices use, and what else it said when it was ready."""
+
+    port: int
+    said: dict[str, Any]
+
+
+@asynccontextmanager
+async def null_endpoint() -> AsyncIterator[Server]:
+    """The yardstick."""
+    async with _started("tests.bench.null_endpoint", "--port", "0") as said:
+        yield Server(said["port"], said)
+
+
+@asynccontextmanager
+async def provisioner(folder: Path) -> AsyncIterator[Server]:
+    """The real program on an empty data directory in `folder`."""
+    settings = {
+        "PROVISIONER_DATA_DIR": str(folder / "data"),
+        "PROVISIONER_ENDPOINT__LISTEN": "127.0.0.1:0",
+        "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
+        "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
+    }
+    async with _started("broker", "serve", settings=settings, log=folder / "log") as said:
+        yield Server(int(said["endpoint"].rpartition(":")[2]), said)
+
+
+@asynccontextmanager
+async def _started(
+    module: str, *arguments: str, settings: dict[str, str] | None = None, log: Path | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROVISIONER_")}
+    with (log or Path(os.devnull)).open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            *arguments,
+            cwd=_ROOT,
+            env=environment | (settings or {}),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            assert process.stdout
+            async with asyncio.timeout(_START_TIME):
+                line = await process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{module} does not start\n{_last_words(log)}")
+            yield json.loads(line)
+        finally:
+            await _end(process)
+
+
+def _last_words(log: Path | None) -> str:
+    return log.read_text(errors="replace")[-2000:] if log else ""
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_TIME)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def make_requests(server: Server, folder: Path, count: int, advance: Callable[[], None]) -> list[tuple[str, str]]:
+    """Make so many requests through the operator API; returns client ids and activation keys."""
+    user, _ = login(folder)
+    headers = {"Authorization": f"Bearer {(folder / 'data' / 'admin-token').read_text().strip()}"}
+    numbers = iter(range(count))
+    made: list[tuple[str, str]] = []
+    async with httpx2.AsyncClient(
+        base_url=f"http://{server.said['http']}", headers=headers, timeout=30, trust_env=False
+    ) as http:
+        account = (await http.get("/v2/accounts/default")).raise_for_status().json()["id"]
+
+        async def work() -> None:
+            for number in numbers:
+                body = {
+                    "accountId": account,
+                    "clientId": f"bench-{number:06}",
+                    "provisionUserUsername": user,
+                    "deviceCredentialsTight": "STRICT",
+                }
+                answer = (await http.post("/v2/provisionRequests", json=body)).raise_for_status().json()
+                made.append((answer["clientId"], answer["activationKey"]))
+                advance()
+
+        await asyncio.gather(*(work() for _ in range(_CONNECTIONS)))
+    return made
+
+
+def login(folder: Path) -> tuple[str, str]:
+    """The provisioning login that the program made for itself."""
+    user, password = (folder / "data" / "provision-login").read_text().splitlines()
+    return user, password
+
+
+async def generate(order: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
+    """Run one round in a generator of its own; returns its last word."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.bench.generator",
+        cwd=_ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**26,
+    )
+    try:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(order).encode())
+        process.stdin.close()
+        said: dict[str, Any] = {}
+        async with asyncio.timeout(_ROUND_TIME):
+            async for line in process.stdout:
+                said = json.loads(line)
+                if "done" in said:
+                    progress(said["done"])
+            await process.wait()
+        if "seconds" not in said:
+            raise SystemExit("the generator ended early")
+        return said
+    finally:
+        await _end(process)
