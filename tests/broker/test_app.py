@@ -18,7 +18,7 @@ import pytest
 
 from broker import app as root
 from broker.datadir import DataDir, Running, Unusable
-from broker.firststart import complete
+from broker.firststart import TARGET_ACCOUNT, complete
 from broker.mqtt.interface import EndpointLimits
 from broker.parts import assembled, now
 from config.settings import Settings
@@ -162,7 +162,7 @@ async def test_a_first_start_that_was_cut_off_is_completed(tmp_path: Path, lost:
 
 
 async def test_the_accounts_may_share_a_name(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path / "data", PROVISION_ACCOUNT="default")
+    settings = settings_of(tmp_path / "data", PROVISION_ACCOUNT=TARGET_ACCOUNT)
     async with assembled(settings.data_dir, root._choices(settings)) as parts:
         assert [account.kind for account in await parts.store.list_accounts()] == ["PROVISION"]
 
