@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
@@ -150,6 +150,19 @@ def sealed_size(plaintext: int, alg: str, *, hpke_mode: bool) -> int:
     """Characters of `sealed` around that many bytes of plaintext."""
     overhead = 32 + 16 if hpke_mode else 16 + 32 if alg == A256CTR_HS256 else 12 + 16
     return ((plaintext + overhead) * 4 + 2) // 3
+
+
+def is_sealing_key(public: bytes) -> bool:
+    """Whether a reply can be sealed to this X25519 key: a point of low order would share the same secret with all."""
+    try:
+        _PROBE.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
+
+
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(range(32)))
+"""Any private key finds out; this one keeps no secret."""
 
 
 class VaultError(Exception):

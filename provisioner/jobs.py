@@ -25,6 +25,7 @@ LEASE = 10_000
 
 _BATCH = 100
 _BACKOFF_CAP = 60_000
+_TRIES = 8
 
 Key = tuple[str, str, int]
 """(device broker, clientId, generation)."""
@@ -143,12 +144,19 @@ class Jobs:
             gone = (await self._broker(credential).revoke([credential.username]))[0]
         except Unavailable:
             gone = False
-        if gone:
-            others = await self._store.find_credentials(request.id)
-            unit = transitions.retired(request, credential, others, now)
-        else:
-            unit = transitions.postpone(request, credential, now + backoff(credential.attempts))
-        await self._store.commit(unit)
+        for _ in range(_TRIES):
+            if gone:
+                others = await self._store.find_credentials(request.id)
+                unit = transitions.retired(request, credential, others, now)
+            else:
+                unit = transitions.postpone(request, credential, now + backoff(credential.attempts))
+            if await self._store.commit(unit):
+                return
+            # Two generations of one request leave side by side: each goes on from what the other left.
+            dossier = await self._store.find_request(request.id)
+            if dossier is None:
+                return
+            request = dossier.request
 
     def _broker(self, credential: Credential) -> DeviceBroker:
         try:

@@ -30,7 +30,7 @@ HPKE: Final = "HPKE-X25519-SHA256-A256GCM"
 _HPKE_SUITE: Final = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-class NotForUs(Exception):  # noqa: N818  it is not an error of ours: the message is dropped
+class NotForUs(Exception):
     """A proof or a seal was not made with our activation key for this message."""
 
 

@@ -77,7 +77,7 @@ _FOR_GOOD: Final[dict[int, set[int]]] = {
 }
 
 
-class Lost(Exception):  # noqa: N818  what happened, not whose error it is
+class Lost(Exception):
     """The connection is gone or could not be had; `str()` says why."""
 
 

@@ -24,7 +24,7 @@ class Encoding(StrEnum):
     CBOR = "cbor"
 
 
-class Unreadable(Exception):  # noqa: N818  the message is dropped; it is no error of ours
+class Unreadable(Exception):
     """The bytes are not what the contract allows there."""
 
 

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from broker.mqtt.cbor_form import check_cbor_form
 from provisioner import policy
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import HPKE, Conversation, decode64, sealed_size
+from provisioner.handover import HPKE, Conversation, decode64, is_sealing_key, sealed_size
 from provisioner.model import PROGRESS, Ack, Claim, Coupling, JobStatus, Offer, Origin, Proof, Result, Secret, Taken
 
 MAX_CLAIM = 8192
@@ -35,7 +35,7 @@ CONTENT_TYPE = {"json": "application/json", "cbor": "application/cbor"}
 _MAX_CSR = 4096
 _MAX_INTEGER = 2**53 - 1
 
-Scalar = Annotated[str, Field(max_length=1024)] | bool | int | Annotated[float, Field(allow_inf_nan=False)]
+Scalar = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
 
 
 M = TypeVar("M", bound="_Strict")
@@ -86,14 +86,14 @@ class _ClaimBody(_Strict):
     csr: Annotated[str, Field(max_length=MAX_CLAIM)] | None = None
     accept: Annotated[list[Literal["password", "x509"]], Field(min_length=1, max_length=2)] | None = None
     maxReply: Annotated[int, Field(ge=1, le=_MAX_INTEGER)] | None = None  # noqa: N815 - the wire's name
-    device: Annotated[dict[Annotated[str, Field(max_length=128)], Scalar], Field(max_length=32)] | None = None
+    device: Annotated[dict[str, Scalar], Field(max_length=32)] | None = None
 
 
 class _AckBody(_Strict):
     generation: Annotated[int, Field(ge=1, le=_MAX_INTEGER)]
     result: Literal["stored", "failed", "progress"]
     status: str | None = None
-    detail: Annotated[str, Field(max_length=1024)] | None = None
+    detail: str | None = None
 
 
 def parse_claim(body: Body, user: str, client_id: str, origin: Origin, reply_limit: int | None = None) -> Claim:
@@ -107,8 +107,8 @@ def parse_claim(body: Body, user: str, client_id: str, origin: Origin, reply_lim
         raise _bad()
     if members.sealTo and members.alg:
         raise _bad()
-    if "sealTo" in body.members:
-        _check_bytes(members.sealTo, 32)
+    if "sealTo" in body.members and not is_sealing_key(_check_bytes(members.sealTo, 32)):
+        raise _bad()
     limits = [limit for limit in (members.maxReply, reply_limit) if limit is not None]
     return Claim(
         user=user,
@@ -328,6 +328,8 @@ def _settled(outcome: Taken | ProvisionerError) -> _Settled:
         settled.generation = outcome.generation
         settled.retry_after = outcome.retry_after
         settled.detail, settled.step = outcome.detail, outcome.step
+        if outcome.reason is Reason.DENIED:
+            settled.detail = ""  # never more than the word (section 7)
         if outcome.needed is not None:
             settled.more["needed"] = outcome.needed
         if outcome.supported:

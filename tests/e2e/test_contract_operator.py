@@ -203,7 +203,6 @@ async def test_nothing_is_answered_without_a_token(site: Site) -> None:
     asks = [
         ("GET", PATH), ("POST", PATH), ("GET", request.path), ("PUT", request.path), ("DELETE", request.path),
         ("POST", "/v2/accounts"), ("POST", f"{request.path}/revoke"), ("POST", f"{request.path}/stop"),
-        ("GET", f"{request.path}/why"),
     ]  # fmt: skip
     for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic YTpi"}):
         for method, path in asks:
@@ -225,23 +224,10 @@ async def test_what_does_not_exist_is_404(site: Site) -> None:
         ("GET", f"{PATH}/1"),
         ("DELETE", f"{PATH}/1"),
         ("POST", f"{PATH}/1/stop"),
-        ("GET", f"{PATH}/1/why"),
     ):
         answer = await site.operator.http.request(method, path)
         assert answer.status_code == 404, f"{method} {path}"
         assert answer.headers["content-type"].startswith("application/problem+json")
-
-
-async def test_why_explains_and_changes_nothing(site: Site) -> None:
-    device, request = await site.unit()
-    await request.tell("disable")
-    assert (await device.claim()).reason == "disabled"
-    before = await request.read()
-    answer = await site.operator.http.get(f"{request.path}/why")
-    assert answer.status_code == 200
-    assert "disabled" in answer.text.lower()
-    assert request.key not in answer.text
-    assert await request.read() == before
 
 
 async def test_the_api_describes_itself(site: Site) -> None:

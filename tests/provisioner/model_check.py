@@ -373,9 +373,7 @@ def _broken_in(state: State) -> str:
     """The rule that a state breaks by itself."""
     if state.admitted & (state.admitted - 1):
         return "I1 two generations are admitted"
-    if state.phase == CONFIRMED and (
-        state.flash != state.generation or not state.admitted & _bit(state.generation)
-    ):
+    if state.phase == CONFIRMED and (state.flash != state.generation or not state.admitted & _bit(state.generation)):
         return "I2 confirmed, but the device does not have it, or may not use it"
     return ""
 
@@ -451,9 +449,7 @@ class Exploration:
         for number, good in enumerate(ends):
             if not good:
                 return "I3 no way to a provisioned device", self._way_to(number)
-        settled = bytearray(
-            one or state.phase == ABANDONED for one, state in zip(safe, self._states, strict=True)
-        )
+        settled = bytearray(one or state.phase == ABANDONED for one, state in zip(safe, self._states, strict=True))
         self._spread(settled)
         for number, good in enumerate(settled):
             if not good and not self._awaits_the_reaper(self._states[number]):
@@ -480,7 +476,9 @@ class Exploration:
         labels: list[str] = []
         while (parent := self._parents[number]) >= 0:
             labels.append(
-                next(step.label for step in self._model.steps(self._states[parent]) if step.after == self._states[number])
+                next(
+                    step.label for step in self._model.steps(self._states[parent]) if step.after == self._states[number]
+                )
             )
             number = parent
         return labels[::-1]
@@ -493,6 +491,10 @@ def check(variant: str = "", *, keys: bool = False, budget: Budget | None = None
 
 if __name__ == "__main__":
     for keys in (False, True):
-        print(check(keys=keys, budget=Budget(*map(int, sys.argv[1].split(",")))) if len(sys.argv) > 1 else check(keys=keys))
+        print(
+            check(keys=keys, budget=Budget(*map(int, sys.argv[1].split(","))))
+            if len(sys.argv) > 1
+            else check(keys=keys)
+        )
     for v in BROKEN:
         print(check(v, keys=v in NEEDS_KEYS))
