@@ -33,7 +33,7 @@ demo: $(STAMP) ## 200 simulated devices get their credentials, with a live displ
 	$(BIN)/provisioner demo
 
 test: setup ## set up and run the whole test-suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -n 3
 
 check: $(STAMP) ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -357,8 +357,7 @@ async def test_8_kib_are_a_claim_and_one_byte_more_is_too_large(
     facts = {f"fact-{number:02}": "x" * 200 for number in range(32)}
     missing = 8192 - len(wire.encode(device.claim_body(device=facts), encoding))
     for number in range(32):
-        facts[f"fact-{number:02}"] += "x" * (missing // 32)
-    facts["fact-00"] += "x" * (missing % 32)
+        facts[f"fact-{number:02}"] += "x" * (missing // 32 + (number < missing % 32))
     exact = wire.encode(device.claim_body(device=facts), encoding)
     over = wire.encode(device.claim_body(device=facts | {"fact-00": facts["fact-00"] + "x"}), encoding)
     assert (len(exact), len(over)) == (8192, 8193)

@@ -81,6 +81,17 @@ def test_a_csr_comes_as_pem_or_base64() -> None:
         assert claim_from(json.dumps(PROVED | {"csr": text}).encode()).csr == b"0\x00"
 
 
+OTHER_CBOR: list[dict[Any, Any]] = [
+    PLAIN | {"device": {"a": float("nan")}},
+    PLAIN | {"device": {"a": None}},
+    PLAIN | {"device": {"a": b"bytes"}},
+    PLAIN | {"device": {"a": cbor2.undefined}},
+    PLAIN | {"device": {"a": 2**70}},
+    PLAIN | {"requestId": cbor2.CBORTag(35, "r-1")},
+    PLAIN | {1: "one"},
+    {"requestId": b"r-1", "activationKey": KEY},
+]
+
 MALFORMED: list[bytes] = [
     b"",
     b"null",
@@ -100,7 +111,7 @@ MALFORMED: list[bytes] = [
     *(
         json.dumps(members).encode()
         for members in (
-            {},
+            dict[str, object](),
             {"activationKey": KEY},
             PLAIN | {"extra": 1},
             PLAIN | PROVED,
@@ -148,19 +159,7 @@ MALFORMED: list[bytes] = [
             PROVED | {"alg": "A256GCM", "sealTo": SEAL_TO},
         )
     ),
-    *(
-        cbor2.dumps(members)
-        for members in (
-            PLAIN | {"device": {"a": float("nan")}},
-            PLAIN | {"device": {"a": None}},
-            PLAIN | {"device": {"a": b"bytes"}},
-            PLAIN | {"device": {"a": cbor2.undefined}},
-            PLAIN | {"device": {"a": 2**70}},
-            PLAIN | {"requestId": cbor2.CBORTag(35, "r-1")},
-            PLAIN | {1: "one"},
-            {"requestId": b"r-1", "activationKey": KEY},
-        )
-    ),
+    *map(cbor2.dumps, OTHER_CBOR),
     cbor2.dumps(PLAIN) + b"\x00",
     cbor2.dumps(PLAIN)[:-1],
     b"\xa2\x61a\x01\x61a\x02",
