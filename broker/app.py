@@ -109,6 +109,7 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None]) -> Non
         async with assembled(settings.data_dir, _choices(settings)) as parts, _serving(settings, parts) as running:
             announcement = parts.directory.announce(running)
             try:
+                lifetime.settle_memory()
                 _print_ready(running)
                 greet(running, parts.is_fresh)
                 await stop.wait()
@@ -120,7 +121,7 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None]) -> Non
 async def _serving(settings: Settings, parts: Parts) -> AsyncIterator[Running]:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
     from broker.http.server import HttpServer  # noqa: PLC0415  # rule 1
-    from broker.lifetime import keep_stepping  # noqa: PLC0415  # rule 1
+    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
     from broker.mqtt.responder import Responder  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
@@ -139,11 +140,12 @@ async def _serving(settings: Settings, parts: Parts) -> AsyncIterator[Running]:
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
         claims, claims_tls = await _listen_both("endpoint", settings.endpoint, endpoint.start)
         async with asyncio.TaskGroup() as tasks:
-            worker = tasks.create_task(keep_stepping(parts.jobs.step, now, parts.wake), name="jobs")
+            stepper = Stepper(parts.jobs.step, now, parts.wake)
+            worker = tasks.create_task(stepper.run(), name="jobs")
             try:
                 yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls)
             finally:
-                worker.cancel()
+                await stepper.end(worker, settings.endpoint.drain_time)
 
 
 def _check_files(settings: Settings) -> None:

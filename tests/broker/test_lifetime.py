@@ -6,64 +6,92 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from broker.lifetime import keep_stepping, raise_file_limit, run, stopped_by_signals
+from broker.lifetime import Stepper, raise_file_limit, run, stopped_by_signals
 from provisioner.errors import Unavailable
 
 ROOT = Path(__file__).parents[2]
 
 
-class Stepper:
+class Work:
     """Tells each step, and answers it as it was told to."""
 
     def __init__(self, *answers: int | Exception | None) -> None:
         self.answers = list(answers)
         self.steps: asyncio.Queue[int] = asyncio.Queue()
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+        self.ended = 0
 
     async def step(self, now: int) -> int | None:
         self.steps.put_nowait(now)
+        await self.goes_on.wait()
+        self.ended += 1
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    async def next(self) -> int:
+        return await asyncio.wait_for(self.steps.get(), 5)
 
-async def next_step(stepper: Stepper) -> int:
-    return await asyncio.wait_for(stepper.steps.get(), 5)
+
+@asynccontextmanager
+async def working(work: Work, now: int = 0, patience: float = 5) -> AsyncIterator[asyncio.Event]:
+    """A stepper at work; yields what wakes it."""
+    wake = asyncio.Event()
+    stepper = Stepper(work.step, lambda: now, wake)
+    task = asyncio.create_task(stepper.run())
+    try:
+        yield wake
+    finally:
+        await stepper.end(task, patience)
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_job_is_looked_at_when_it_is_due() -> None:
-    stepper, now = Stepper(1_000, 900, 1_020), 1_000
-    working = asyncio.create_task(keep_stepping(stepper.step, lambda: now, asyncio.Event()))
-    for _ in range(4):
-        assert await next_step(stepper) == now
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
+    work = Work(1_000, 900, 1_020)
+    async with working(work, 1_000):
+        assert [await work.next() for _ in range(4)] == [1_000] * 4
 
 
 async def test_who_waits_can_be_woken() -> None:
-    stepper, wake = Stepper(), asyncio.Event()
-    working = asyncio.create_task(keep_stepping(stepper.step, lambda: 0, wake))
-    for _ in range(3):
-        await next_step(stepper)
-        wake.set()
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
+    work = Work()
+    async with working(work) as wake:
+        for _ in range(3):
+            await work.next()
+            wake.set()
 
 
 async def test_a_failing_job_is_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
-    stepper, wake = Stepper(Unavailable("the disk is full"), ValueError("ours")), asyncio.Event()
-    working = asyncio.create_task(keep_stepping(stepper.step, lambda: 0, wake))
-    for _ in range(3):
-        await next_step(stepper)
-        wake.set()
-    assert not working.done()
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
+    work = Work(Unavailable("the disk is full"), ValueError("ours"))
+    async with working(work) as wake:
+        for _ in range(3):
+            await work.next()
+            wake.set()
     assert "the disk is full" in capsys.readouterr().out
+
+
+async def test_a_step_that_was_begun_is_ended() -> None:
+    work = Work()
+    work.goes_on.clear()
+    async with working(work):
+        await work.next()
+        asyncio.get_running_loop().call_soon(work.goes_on.set)
+    assert work.ended == 1
+
+
+async def test_a_step_that_takes_too_long_is_cut_off() -> None:
+    work = Work()
+    work.goes_on.clear()
+    async with working(work, patience=0.01):
+        await work.next()
+    assert work.ended == 0
 
 
 async def test_a_signal_asks_for_the_end() -> None:
