@@ -208,6 +208,16 @@ def new_key(entropy: Callable[[int], bytes]) -> bytes:
     return entropy(32)
 
 
+def new_password(entropy: Callable[[int], bytes]) -> str:
+    """A device's password: 32 letters and digits from 24 bytes, at least 160 bits.
+
+    No `-` or `_`: a password that begins with a dash is an option to half of the command lines it is pasted into.
+    """
+    return encode64(entropy(24)).translate(_PLAIN)
+
+
+_PLAIN = str.maketrans("-_", "xy")
+
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 

@@ -17,7 +17,17 @@ from typing import TypeVar
 from provisioner import policy, transitions
 from provisioner.admission import Admission
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import Conversation, Keys, Vault, ack_proof, claim_proof, csr_hash, derive, encode64, equal
+from provisioner.handover import (
+    Conversation,
+    Keys,
+    Vault,
+    ack_proof,
+    claim_proof,
+    csr_hash,
+    derive,
+    equal,
+    new_password,
+)
 from provisioner.jobs import LEASE, Jobs, secret_context
 from provisioner.keys import Decoy, open_keys, wipe_key
 from provisioner.lifecycle import LIVE, Phase, State
@@ -260,7 +270,7 @@ class Provisioner:
         policy.check_kind(claim)
         if dossier.occupied:
             raise self._wait("a former credential of this device is being taken out", "mint")
-        password = Secret(encode64(self._entropy(24)))
+        password = Secret(new_password(self._entropy))
         credential = self._new_credential(dossier, password, now)
         offer = self._offer_of(request, credential, password, conversation, now)
         self._check_size(claim, offer)

@@ -207,12 +207,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._pending += 1
-        self._shared.tasks.add(self._loop.create_task(work))
+        task = self._loop.create_task(work)
+        self._shared.tasks.add(task)
+        task.add_done_callback(self._shared.tasks.discard)
 
     def _finish(self) -> None:
         """Write what one piece of work led to; the last thing it does."""
         self._pending -= 1
-        self._shared.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self._flush()
         if self._shared.draining:
             self.drain()

@@ -6,7 +6,6 @@
 3. On MQTT 5 at most Receive Maximum replies of QoS 1 are unacknowledged; further ones wait, a few. On 3.1.1 none waits.
 """
 
-from collections import deque
 from typing import Final
 
 from broker.mqtt.conversation import ReplyTooLarge
@@ -64,7 +63,7 @@ class Sender:
         self._subscription_identifier: tuple[int, ...] = ()
         self._packet_id = 0
         self._unacknowledged: set[int] = set()
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: list[tuple[int, bytes]] = []
 
     def heed(self, connect: Connect) -> None:
         """Take the client's wishes from its CONNECT (MQTT 5 section 3.1.2.11)."""
@@ -139,7 +138,7 @@ class Sender:
         """The client has one reply: send what waited for that."""
         self._unacknowledged.discard(packet_id)
         while self._waiting and len(self._unacknowledged) < self._receive_maximum:
-            waited_id, data = self._waiting.popleft()
+            waited_id, data = self._waiting.pop(0)
             self._unacknowledged.add(waited_id)
             self._out += data
 

@@ -59,15 +59,17 @@ class _Gatherer(Generic[A, B]):
 
     def __init__(self, answer: Callable[[list[A]], Awaitable[Sequence[B | Exception]]]) -> None:
         self._answer = answer
+        # Asked for once: on Python 3.11 every `get_running_loop` is a getpid system call.
+        self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[A, asyncio.Future[B]]] = []
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, question: A) -> asyncio.Future[B]:
         """A future of the answer."""
-        future: asyncio.Future[B] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[B] = self._loop.create_future()
         self._waiting.append((question, future))
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = self._loop.create_task(self._run())
         return future
 
     async def _run(self) -> None:

@@ -103,6 +103,13 @@ def test_older_epochs_open_and_the_newest_seals() -> None:
     assert both.fingerprint("x", "c") == Vault({1: b"a" * 32}, os.urandom).fingerprint("x", "c")
 
 
+def test_a_password_is_no_option_of_a_command_line() -> None:
+    for byte in range(256):
+        password = handover.new_password(lambda count, byte=byte: bytes([byte]) * count)  # type: ignore[misc]  # bound early
+        assert len(password) == 32
+        assert password.isalnum()
+
+
 def test_generated_text_has_its_alphabet_and_length() -> None:
     text = handover.new_text(os.urandom, 1000)
     assert len(text) == 1000
