@@ -197,6 +197,7 @@ def _choices(settings: Settings) -> Choices:
     return Choices(
         provision_account=settings.provision_account,
         confirm_time=claim.confirm_time,
+        retry_max_attempts=claim.retry_max_attempts,
         rules=Rules(
             install_wait=claim.install_wait,
             allow_plain_without_tls=claim.allow_plain_without_tls,

@@ -42,7 +42,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def settle_memory() -> None:
-    """What was imported and built stays for good: the collector need not look through it once per few hundred claims."""
+    """What was imported and built stays for good: the collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

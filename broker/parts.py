@@ -44,6 +44,7 @@ class Choices:
 
     provision_account: str
     confirm_time: int
+    retry_max_attempts: int
     rules: Rules
     wrong_keys: WrongKeyRates
 
@@ -147,6 +148,7 @@ async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choice
         default_broker=devices.name,
         provision_account=choices.provision_account,
         confirm_time=choices.confirm_time,
+        retry_max_attempts=choices.retry_max_attempts,
         allow_keyless=choices.rules.allow_keyless,
         wake=wake.set,
     )

@@ -60,7 +60,7 @@ class NewRequest:
     user_password: Secret | None = None
     generate_key: bool = True
     activation_key: Secret | None = None
-    retry_max_attempts: int = 5
+    retry_max_attempts: int | None = None
     activates_on: Millis | None = None
     expires_on: Millis | None = None
     overwrite: bool = False
@@ -117,7 +117,8 @@ class Administration(Desk):
         policy.check_username_fits(account.name, new.client_id)
         _check_window(new.activates_on, new.expires_on)
         self._check_confirm(account.device_broker, new.confirm, new.confirm_time)
-        _check_attempts(new.retry_max_attempts)
+        if new.retry_max_attempts is not None:
+            _check_attempts(new.retry_max_attempts)
         self._check_secure(account.device_broker, secure=new.secure_url)
         _check_mac(new.facts)
 
@@ -221,7 +222,7 @@ class Administration(Desk):
             device_name=new.device_name,
             forget=new.forget,
             reuse_key=new.reuse_key,
-            retry_max_attempts=new.retry_max_attempts,
+            retry_max_attempts=self._retry_max if new.retry_max_attempts is None else new.retry_max_attempts,
             keys_sealed=None if key is None else seal_key(self._vault, request_id, key, user.username, new.client_id),
             created_on=now,
             created_by=actor.token_id,

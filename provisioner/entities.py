@@ -59,6 +59,7 @@ class Desk:
         default_broker: str,
         provision_account: str,
         confirm_time: int,
+        retry_max_attempts: int = 5,
         allow_keyless: bool = False,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -71,6 +72,7 @@ class Desk:
         self._default_broker = default_broker
         self._provision_account = provision_account
         self._confirm_time = confirm_time
+        self._retry_max = retry_max_attempts
         self._allow_keyless = allow_keyless
         self._wake = wake
         self._ids = Ids()

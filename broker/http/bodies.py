@@ -104,7 +104,7 @@ class RequestCreator(Creator):
     provision_user_password: Hidden | None = Field(default=None, description="of a user that is to be made")
     generate_activation_key: bool = True
     activation_key: Hidden | None = Field(default=None, description="instead of a generated one; 112 bits at least")
-    retry_max_attempts: Number = 5
+    retry_max_attempts: Number | None = None
     activates_on: Time | None = Field(default=None, description="absent: now")
     expires_on: Time | None = Field(default=None, description="absent: never")
     status: Annotated[Status, Word] = Status.ENABLED

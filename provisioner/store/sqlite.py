@@ -106,6 +106,7 @@ class SqliteStore:
         self._writer = writer
         self._reader = reader
         self._lock_file = lock
+        self._loop = asyncio.get_running_loop()
         self._writing = asyncio.Lock()
         self._claims = _Gatherer(self._find_claims)
         self._usernames = _Gatherer(self._find_usernames)
@@ -138,6 +139,8 @@ class SqliteStore:
         """Finish what was begun, then close; idempotent."""
         for gatherer in (self._claims, self._usernames, self._units):
             await gatherer.drain()
+        async with self._writing:
+            pass  # a transaction whose caller was cancelled ends all the same
         await self._reader.close()
         await self._writer.close()
         if self._lock_file >= 0:
@@ -270,16 +273,12 @@ class SqliteStore:
         return outcomes
 
     async def _write_units(self, units: list[Unit]) -> list[bool]:
-        async with self._writing:
-            await self._begin()
-            try:
-                winners = await self._check_guards(units)
-                await self._write(unit for unit, wins in zip(units, winners, strict=True) if wins)
-                await self._writer.execute("COMMIT")
-            except BaseException as error:
-                await self._roll_back()
-                raise _translated(error) from error
+        async def work() -> list[bool]:
+            winners = await self._check_guards(units)
+            await self._write(unit for unit, wins in zip(units, winners, strict=True) if wins)
             return winners
+
+        return await self._transact(work)
 
     async def _check_guards(self, units: list[Unit]) -> list[bool]:
         ids = [saved.before.id for unit in units for saved in unit.saved]
@@ -335,19 +334,16 @@ class SqliteStore:
 
     async def delete_request(self, before: ProvisionRequest) -> bool:
         """See `Store`."""
-        async with self._writing:
-            await self._begin()
-            try:
-                values = {"id": before.id, "optlock": before.optlock, "job_optlock": before.job_optlock}
-                async with self._writer.execute(SQL["delete_request"], values) as cursor:
-                    gone = cursor.rowcount == 1
-                if gone:
-                    await self._writer.execute(SQL["delete_bound"], {"id": before.id})
-                await self._writer.execute("COMMIT")
-            except BaseException as error:
-                await self._roll_back()
-                raise _translated(error) from error
+
+        async def work() -> bool:
+            values = {"id": before.id, "optlock": before.optlock, "job_optlock": before.job_optlock}
+            async with self._writer.execute(SQL["delete_request"], values) as cursor:
+                gone = cursor.rowcount == 1
+            if gone:
+                await self._writer.execute(SQL["delete_bound"], {"id": before.id})
             return gone
+
+        return await self._transact(work)
 
     async def add_account(self, account: Account) -> None:
         """See `Store`."""
@@ -373,30 +369,33 @@ class SqliteStore:
 
     async def check(self) -> None:
         """See `Store`."""
-        async with self._writing:
-            await self._begin()
-            await self._roll_back()
+
+        async def work() -> None:
+            """BEGIN IMMEDIATE is the check."""
+
+        await self._transact(work)
 
     async def _change(self, name: str, values: dict[str, Any]) -> list[Any]:
+        async def work() -> list[Any]:
+            return list(await self._writer.execute_fetchall(SQL[name], values))
+
+        return await self._transact(work)
+
+    async def _transact(self, work: Callable[[], Awaitable[A]]) -> A:
+        """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""
+        return await asyncio.shield(self._loop.create_task(self._transaction(work)))
+
+    async def _transaction(self, work: Callable[[], Awaitable[A]]) -> A:
         async with self._writing:
-            await self._begin()
             try:
-                rows = list(await self._writer.execute_fetchall(SQL[name], values))
+                await self._writer.execute("BEGIN IMMEDIATE")
+                outcome = await work()
                 await self._writer.execute("COMMIT")
             except BaseException as error:
-                await self._roll_back()
+                with suppress(sqlite3.Error, ValueError):
+                    await self._writer.execute("ROLLBACK")
                 raise _translated(error) from error
-            return rows
-
-    async def _begin(self) -> None:
-        try:
-            await self._writer.execute("BEGIN IMMEDIATE")
-        except (sqlite3.Error, ValueError) as error:
-            raise Unavailable("the database cannot be written") from error
-
-    async def _roll_back(self) -> None:
-        with suppress(sqlite3.Error, ValueError):
-            await self._writer.execute("ROLLBACK")
+            return outcome
 
 
 def _json(values: Sequence[object] | None) -> str | None:
@@ -406,7 +405,7 @@ def _json(values: Sequence[object] | None) -> str | None:
 def _translated(error: BaseException) -> BaseException:
     if isinstance(error, sqlite3.IntegrityError):
         return Conflict("conflict", "something of that name or id is there already")
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, (sqlite3.Error, ValueError)):
         return Unavailable("the database cannot be written")
     return error
 

@@ -98,6 +98,17 @@ async def test_a_commit_that_fails_is_no_answer_and_the_next_one_works(world: Wo
     await world.store.check()
 
 
+async def test_a_cancelled_caller_leaves_no_transaction_open(world: World) -> None:
+    request = (await world.request()).request
+    for ticks in range(12):
+        task = asyncio.create_task(world.store.lease_due(START, START + 1, 10))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert await world.store.commit(Unit(saved=(transitions.changed(request, retry_count=1),)))
+
+
 async def test_lists_filter_and_page(world: World) -> None:
     made = [
         (await world.request(f"dev-{n}", activates_on=START + n * 1000, expires_on=START + n * 1000 + 500)).request
