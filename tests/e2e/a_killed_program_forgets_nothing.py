@@ -178,35 +178,27 @@ async def test_what_the_operator_did_is_there_after_a_kill(start_program: StartP
         assert not await _admitted(program, revoked, gone)
 
 
-async def test_a_program_that_was_stopped_goes_on_where_it_was(start_program: StartProgram) -> None:
+async def test_a_stop_lets_connected_devices_go_and_a_start_goes_on_where_it_was(start_program: StartProgram) -> None:
     program = start_program()
     async with await Site.at(program) as site:
         device, request, credentials = await site.confirmed()
-        waiting, _ = await site.unit()
-    program.stop()
+        waiting, _ = await site.unit(version=5)
+        async with await device.login(program.device_broker, credentials) as work, await waiting.open() as session:
+            await asyncio.to_thread(program.stop)
+            await work.ended()
+            assert await session.ended() in {None, 0x8B}
     program.start()
     async with await Site.at(program) as site:
         assert await _admitted(program, device, credentials)
         assert (await site.operator.ask("GET", request.path))["phase"] == "CONFIRMED"
-        assert (await site.device(waiting.client_id, waiting.activation_key).claim()).generation == 1
+        assert (await waiting.claim()).generation == 1
+        await waiting.close()
 
 
-async def test_a_stop_lets_connected_devices_go(start_program: StartProgram) -> None:
+async def test_a_kill_between_claim_and_reply_mints_once(start_program: StartProgram) -> None:
     program = start_program()
     async with await Site.at(program) as site:
-        device, _, credentials = await site.confirmed()
-        newer, _ = await site.unit(version=5)
-        async with await device.login(program.device_broker, credentials) as work, await newer.open() as open_session:
-            await asyncio.to_thread(program.stop)
-            await work.ended()
-            assert await open_session.ended() in {None, 0x8B}
-
-
-@pytest.mark.parametrize("mode", ["plain", "hpke"])
-async def test_a_kill_between_claim_and_reply_mints_once(start_program: StartProgram, mode: wire.Mode) -> None:
-    program = start_program()
-    async with await Site.at(program) as site:
-        device, request = await site.unit(mode=mode)
+        device, request = await site.unit()
         session = await device.open()
         await session.publish(device.topic("request"), wire.encode(device.claim_body(), "json"), 1)
         program.kill()

@@ -37,8 +37,15 @@ def start_program(tmp_path: Path) -> Iterator[StartProgram]:
         program.stop()
 
 
+@pytest.fixture(scope="session")
+def rough_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    program = Program(tmp_path_factory.mktemp("rough") / "data").start()
+    yield program
+    program.stop()
+
+
 @pytest.fixture
-async def own_site(start_program: StartProgram) -> AsyncIterator[Site]:
-    """A program for one test alone."""
-    async with await Site.at(start_program()) as place:
+async def rough_site(rough_program: Program) -> AsyncIterator[Site]:
+    """A program for tests that use up its patience or its storage, away from those that need both."""
+    async with await Site.at(rough_program) as place:
         yield place

@@ -384,12 +384,12 @@ async def test_a_key_in_the_clear_from_beyond_this_machine_is_unsupported(start_
         assert (await careful.claim()).generation == 1
 
 
-async def test_many_wrong_keys_are_slowed_down_and_the_right_one_is_not(own_site: Site) -> None:
-    device, request = await own_site.unit()
+async def test_many_wrong_keys_are_slowed_down_and_the_right_one_is_not(rough_site: Site) -> None:
+    device, request = await rough_site.unit()
     replies: list[wire.Reply] = []
     for _ in range(40):
         # A few wrong keys per connection: a connection is read slowly when it sends much.
-        thief = own_site.device(device.client_id, WRONG_KEY, source="127.0.0.66")
+        thief = rough_site.device(device.client_id, WRONG_KEY, source="127.0.0.66")
         replies += [await thief.claim(f"r-{number}") for number in range(5)]
         await thief.close()
         if replies[-1].reason == "slow-down":
@@ -405,12 +405,12 @@ async def test_many_wrong_keys_are_slowed_down_and_the_right_one_is_not(own_site
     assert await request.phase() == "CONFIRMED"
 
 
-async def test_slow_down_tells_as_little_as_denied(own_site: Site) -> None:
-    request = await own_site.request()
+async def test_slow_down_tells_as_little_as_denied(rough_site: Site) -> None:
+    request = await rough_site.request()
     last = []
     for client_id, source in ((request.client_id, "127.0.0.77"), (fresh_name(), "127.0.0.88")):
         for _ in range(40):
-            thief = own_site.device(client_id, WRONG_KEY, source=source)
+            thief = rough_site.device(client_id, WRONG_KEY, source=source)
             for _ in range(5):
                 answer = await answer_to(thief, "request", thief.claim_body())
             await thief.close()
@@ -429,10 +429,10 @@ def _databases(program: Program) -> list[str]:
     return [str(path) for path in found if path.read_bytes()[:15] == b"SQLite format 3"]
 
 
-async def test_while_its_storage_is_locked_a_claim_is_told_to_come_again(own_site: Site) -> None:
+async def test_while_its_storage_is_locked_a_claim_is_told_to_come_again(rough_site: Site) -> None:
     """Somebody else holds the write lock of the database, as a badly made backup does."""
-    device, request = await own_site.unit()
-    locks = [sqlite3.connect(name, isolation_level=None) for name in _databases(own_site.program)]
+    device, request = await rough_site.unit()
+    locks = [sqlite3.connect(name, isolation_level=None) for name in _databases(rough_site.program)]
     assert locks, "no database in the data directory"
     try:
         for lock in locks:
