@@ -88,11 +88,17 @@ class FrameSocket(asyncio.Protocol):
         self._end()
         if self._transport.is_closing():
             return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-            self._transport.resume_reading()
-        else:
-            self._transport.close()
+        if not self._transport.can_write_eof():
+            self.hang_up()
+            return
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._set_timer(_LINGER, self._transport.abort)
+
+    def hang_up(self) -> None:
+        """Send what is written and close, as the peer has said that it is through."""
+        self._end()
+        self._transport.close()
         self._set_timer(_LINGER, self._transport.abort)
 
     def abort(self) -> None:
@@ -121,7 +127,7 @@ class FrameSocket(asyncio.Protocol):
                 self._transport.abort()
             return
         self._frames = self._decoder.feed(data)
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():  # uvloop may bring many chunks before the task gets its turn
             self._transport.pause_reading()
         self._wake()
 
