@@ -106,10 +106,12 @@ class DeviceConnection:
         """Let the connection end for this reason; the first one counts."""
         if self.ending is None:
             self.ending = ending
-            if ending in (Ending.LEFT, Ending.VIOLATION, Ending.NOT_ALLOWED):
-                self._socket.close()
-            else:
-                self._socket.abort()
+            close = {
+                Ending.LEFT: self._socket.hang_up,
+                Ending.VIOLATION: self._socket.close,
+                Ending.NOT_ALLOWED: self._socket.close,
+            }.get(ending, self._socket.abort)
+            close()
 
     async def run(self) -> Ending:
         """Serve the device from CONNACK to its end; its Will, if due, is published when this returns."""

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class RouterFailed(Exception):
-    """amqtt left a link that nobody had closed."""
+    """amqtt left a link that nobody had closed, or does not run."""
 
 
 class Link:

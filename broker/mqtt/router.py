@@ -26,7 +26,7 @@ from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
 
 from broker.mqtt.device_session import Message
-from broker.mqtt.link import LISTENER, Link
+from broker.mqtt.link import LISTENER, Link, RouterFailed
 from broker.mqtt.retained import RetainedBounds, RetainedMessages
 
 # Begins with $, so that no filter with a wildcard in front matches it, and devices cannot publish to it.
@@ -79,22 +79,26 @@ class Router:
         self._collector = asyncio.create_task(self._collect())
 
     async def close(self) -> None:
-        """Deliver what is under way, close every link, stop amqtt."""
+        """Deliver what is under way, close every link, stop amqtt; once more does nothing."""
+        collector, self._collector = self._collector, None
+        if collector is None:
+            return
         async with self._changed:
             await self._changed.wait_for(lambda: not self._under_way)
-        if self._collector is not None:
-            self._collector.cancel()
-            await asyncio.wait((self._collector,))
+        collector.cancel()
+        await asyncio.wait((collector,))
         for link in tuple(self._links):
             await link.close()
-        if self._broker is not None:
-            await self._broker.shutdown()
+        await self._broker.shutdown()
 
     async def publish(self, topic: str, payload: bytes, qos: int, *, retain: bool = False, username: str = "") -> int:
         """Accept a message for everybody whose filters match; returns its number, later while much is under way.
 
-        The message is accepted, and retained for `username`, before this waits for the first time.
+        The message is accepted, and retained for `username`, before this waits for the first time. RouterFailed before
+        `start` and after `close`.
         """
+        if self._collector is None:
+            raise RouterFailed("the router does not run")
         self._sequence += 1
         message = Message(self._sequence, topic, payload, qos)
         if retain and not self._retained.keep(message, username):

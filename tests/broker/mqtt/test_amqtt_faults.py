@@ -106,7 +106,14 @@ async def test_6_another_version_is_answered_in_its_own_form(
 
 @pytest.mark.parametrize(
     "beginning",
-    [b"", b"\x10", b"GET / HTTP/1.1\r\n\r\n", encode(Pingreq(), V311), b"\xff" * 100, b"\x10\xff\xff\xff\x7f"],
+    [
+        pytest.param(b"", id="silent"),
+        pytest.param(b"\x10", id="begins and stops"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="http"),
+        pytest.param(encode(Pingreq(), V311), id="another packet first"),
+        pytest.param(b"\xff" * 100, id="noise"),
+        pytest.param(b"\x10\xff\xff\xff\x7f", id="announces much"),
+    ],
 )
 async def test_7_who_does_not_complete_connect_is_cut_off(site: Site, beginning: bytes) -> None:
     device = await site.open()
