@@ -43,9 +43,10 @@ async def measure(devices: int, concurrency: int, rounds: int, folder: Path, pro
                 "password": password,
                 "devices": part,
             }
+            used = server.cpu()
             said = await generate(order, teller(progress, task))
             progress.update(task, completed=len(part))
-            return said
+            return said | {"serverCpu": server.cpu() - used}
 
         # The first login of a user costs a slow hash, the first statements a parse: neither belongs to a rate.
         warm, listed = listed[:WARM_UP], listed[WARM_UP:]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 _ROOT = Path(__file__).parents[2]
 _START_TIME = 60.0
@@ -25,17 +26,23 @@ _CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class Server:
-    """A process that listens: the port devices use, and what else it said when it was ready."""
+    """A process that listens: the port devices use, what else it said when it was ready, and the process."""
 
     port: int
     said: dict[str, Any]
+    process: psutil.Process
+
+    def cpu(self) -> float:
+        """Seconds of processor time it has used so far, all threads."""
+        times = self.process.cpu_times()
+        return times.user + times.system
 
 
 @asynccontextmanager
 async def null_endpoint() -> AsyncIterator[Server]:
     """The yardstick."""
-    async with _started("tests.bench.null_endpoint", "--port", "0") as said:
-        yield Server(said["port"], said)
+    async with _started("tests.bench.null_endpoint", "--port", "0") as (said, process):
+        yield Server(said["port"], said, process)
 
 
 @asynccontextmanager
@@ -47,14 +54,14 @@ async def provisioner(folder: Path) -> AsyncIterator[Server]:
         "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
         "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
     }
-    async with _started("broker", "serve", settings=settings, log=folder / "log") as said:
-        yield Server(int(said["endpoint"].rpartition(":")[2]), said)
+    async with _started("broker", "serve", settings=settings, log=folder / "log") as (said, process):
+        yield Server(int(said["endpoint"].rpartition(":")[2]), said, process)
 
 
 @asynccontextmanager
 async def _started(
     module: str, *arguments: str, settings: dict[str, str] | None = None, log: Path | None = None
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncIterator[tuple[dict[str, Any], psutil.Process]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PROVISIONER_")}
     with (log or Path(os.devnull)).open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -73,7 +80,7 @@ async def _started(
                 line = await process.stdout.readline()
             if not line:
                 raise SystemExit(f"{module} does not start\n{_last_words(log)}")
-            yield json.loads(line)
+            yield json.loads(line), psutil.Process(process.pid)
         finally:
             await _end(process)
 
