@@ -170,7 +170,9 @@ async def _try(credential: Credential) -> Trial:
     try:
         link = await Link.open(parse_url(credential.url), login)
     except Refused as error:
-        return Trial(credential.coupling, credential.username, admitted=False, answer=f"refused: {error}")
+        return Trial(
+            credential.coupling, credential.username, admitted=False, answer=f"refused (CONNACK 0x{error.code:02X})"
+        )
     await link.close()
     return Trial(credential.coupling, credential.username, admitted=True, answer="admitted")
 
@@ -185,7 +187,7 @@ def _report(tally: Tally, trials: list[Trial], *, as_json: bool) -> None:
     swarmview.print_tally(tally)
     sys.stdout.write(f"\nThe same credentials under the client id {_STRANGER}:\n\n")
     print_table(
-        ("coupling", "user name", "answer of the device broker", "as it should be"),
+        ("coupling", "user name", "device broker says", "as it should"),
         ((trial.coupling, trial.username, trial.answer, trial.is_right) for trial in trials),
     )
 

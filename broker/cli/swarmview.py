@@ -20,7 +20,7 @@ class Bar:
     """Progress of one thing on standard error; nothing of it stays. A quiet one shows nothing."""
 
     def __init__(self, what: str, count: int, *, quiet: bool, figures: ProgressColumn | None = None) -> None:
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn()]
         self._progress = Progress(
             *columns,
             *((figures,) if figures else ()),
@@ -55,7 +55,7 @@ class _Figures(ProgressColumn):
         tally = self.tally
         words = f"{tally.rate:6.0f}/s  p50 {milliseconds(tally, 50)}  p99 {milliseconds(tally, 99)}"
         refused = tally.refused.total()
-        return Text(words).append(f"  refused {refused}" if refused else "", style="red")
+        return Text(words, no_wrap=True).append(f"  refused {refused}" if refused else "", style="red")
 
 
 async def watch(
