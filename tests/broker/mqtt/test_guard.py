@@ -219,6 +219,7 @@ async def test_kept_sessions_are_few_and_young() -> None:
         for number in range(3):
             device = await site.connect(f"dev-{number}", clean=False)
             await device.leave()
+        await until(lambda: site.broker.connected() == [])
         await site.connect("dev-0", clean=False, present=False)
         await site.connect("dev-2", clean=False, present=True)
     async with guarded(replace(LIMITS, session_expiry=0.0)) as site:
