@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA_DIR ?= data
 
-.PHONY: help setup run test check bench demo clean lock system-packages
+.PHONY: help setup run test proof soak check bench demo clean lock system-packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,14 @@ demo: $(STAMP) ## 200 simulated devices get their credentials, with a live displ
 
 test: setup ## set up and run the whole test-suite
 	$(BIN)/python -m pytest -q -n 3
+
+proof: setup ## prove what needs many tries: seeds, kills, power cuts, hostile input; report in build/
+	PROOF_SCALE=ci $(BIN)/python -m pytest -q -n 2 --timeout 3000 tests/proof
+	$(BIN)/python -m tests.proof
+
+soak: setup ## the same for hours
+	PROOF_SCALE=soak $(BIN)/python -m pytest -q -n 2 --timeout 0 tests/proof
+	$(BIN)/python -m tests.proof
 
 check: $(STAMP) ## format, lint and types
 	$(BIN)/ruff format --check .
