@@ -38,6 +38,21 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """How patient a device is, seconds; the defaults are the contract's (section 10).
+
+    `reply` is waited for, then the pause doubles from `first_pause` to `longest_pause`; one above `keep_connection` is
+    spent disconnected. `opening` is what a connection, its login and its SUBSCRIBE get each.
+    """
+
+    reply: float = 10.0
+    first_pause: float = 5.0
+    longest_pause: float = 300.0
+    keep_connection: float = 60.0
+    opening: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """How this unit is built. `progress` are the statuses it reports after storing; `facts` go into `device`."""
 
@@ -49,6 +64,7 @@ class Options:
     facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     progress: tuple[str, ...] = ()
     root: str = "prov/v1"
+    times: Times = field(default_factory=Times)
 
 
 @dataclass(frozen=True, slots=True)

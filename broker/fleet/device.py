@@ -11,6 +11,7 @@ steady clock; what to do next comes out of `take()`; `due` says when `tick` is w
 3. A sealed offer is its own proof; one that is not sealed as we asked is none.
 4. The new credential is written to the free slot, read back, then made current (`flash`). The former one becomes
    current again only after the device broker itself refused the new one three times.
+5. A connection on which two messages in a row found no reply is given up: it may be open at this end only.
 """
 
 from collections.abc import Callable
@@ -36,14 +37,10 @@ from broker.fleet.keys import NotForUs, encode64
 from broker.fleet.messages import Messages
 from broker.fleet.replies import Credential, Reply, Unreadable, parse_reply
 
-REPLY_TIME: Final = 10.0
-FIRST_PAUSE: Final = 5.0
-LONGEST_PAUSE: Final = 300.0
-KEEP_CONNECTION: Final = 60.0
-"""Pauses longer than this are spent disconnected."""
 LOGIN_ATTEMPTS: Final = 3
 LARGEST_REPLY: Final = 65_536
 _NONCES: Final = 4
+_SILENT_MESSAGES: Final = 2
 
 
 class State(StrEnum):
@@ -64,6 +61,7 @@ class _Exchange:
     status: str = ""
     nonces: tuple[str, ...] = ()
     attempts: int = 0
+    """Tries in vain since the last reply that told us when to come back."""
 
 
 @dataclass(slots=True)
@@ -89,6 +87,7 @@ class Device:
         self.request_id = ""
         self.state = State.OFF
         self.due: float | None = None
+        self.times = options.times
         self._options = options
         self._messages = Messages(identity, options, entropy)
         self._max_reply = options.max_reply
@@ -96,6 +95,7 @@ class Device:
         self._entropy = entropy
         self._exchange: _Exchange | None = None
         self._link: Literal["down", "opening", "up"] = "down"
+        self._unanswered = 0
         self._on_due: Callable[[float], None] | None = None
         self._actions: list[Action] = []
         self._claims_in_vain = 0
@@ -134,6 +134,7 @@ class Device:
     def subscribed(self, now: float) -> None:
         """SUBACK granted the reply topic."""
         self._link = "up"
+        self._unanswered = 0
         if self.due is None:
             self._send(now)
 
@@ -150,6 +151,7 @@ class Device:
             reply = parse_reply(payload, self._options.encoding)
             if exchange is None or reply.request_id != self.request_id:
                 return
+            self._unanswered = 0
             if self._options.mode is Mode.PLAIN:
                 self._take_plain(exchange, reply, now)
             elif reply.nonce in exchange.nonces:
@@ -248,8 +250,6 @@ class Device:
         """Act on a proved refusal (the table of section 7)."""
         self._actions.append(Step("refused", reply=reply))
         match reply.reason:
-            case "wait" | "not-active" | "slow-down" | "unavailable" if reply.retry_after:
-                self._pause(now, reply.retry_after * (1 + self._random() / 2), self._send)
             case "too-large" if self._max_reply and self._max_reply < (reply.needed or 0) <= LARGEST_REPLY:
                 self._max_reply = reply.needed
                 self._send(now)
@@ -257,6 +257,10 @@ class Device:
                 self._halt(State.STOPPED, reply.reason)
             case "bad-request" | "bad-csr" | "unsupported" | "too-large":
                 self._halt(State.STOPPED, reply.reason)  # no repetition helps: this firmware has to be changed
+            case _ if reply.retry_after is not None:
+                if self._exchange is not None:
+                    self._exchange.attempts = 0
+                self._pause(now, reply.retry_after * (1 + self._random() / 2), self._send)
             case _:
                 self._back_off(now)
 
@@ -268,7 +272,7 @@ class Device:
         if reply.retry_after is None:
             self._back_off(now)
         else:
-            self._pause(now, min(reply.retry_after, LONGEST_PAUSE) * (1 + self._random() / 2), self._send)
+            self._pause(now, min(reply.retry_after, self.times.longest_pause) * (1 + self._random() / 2), self._send)
 
     # What to do next ---------------------------------------------------------------------------------------------
 
@@ -326,7 +330,7 @@ class Device:
             nonce = encode64(self._entropy(16))
             exchange.nonces = (*exchange.nonces, nonce)[-_NONCES:]
             self._actions += self._written(exchange, nonce)
-            self._set_timer(now + REPLY_TIME, self._back_off)
+            self._set_timer(now + self.times.reply, self._miss_reply)
 
     def _written(self, exchange: _Exchange, nonce: str) -> tuple[Step, Publish]:
         messages, result, status = self._messages, exchange.result, exchange.status
@@ -339,6 +343,12 @@ class Device:
 
     # Time --------------------------------------------------------------------------------------------------------
 
+    def _miss_reply(self, now: float) -> None:
+        self._unanswered += 1
+        if self._unanswered >= _SILENT_MESSAGES:
+            self._hang_up()
+        self._back_off(now)
+
     def _back_off(self, now: float) -> None:
         exchange = self._exchange
         if exchange is not None:
@@ -347,7 +357,7 @@ class Device:
 
     def _pause(self, now: float, seconds: float, then: Callable[[float], None]) -> None:
         self._actions.append(Step("pause", seconds=seconds))
-        if seconds > KEEP_CONNECTION:
+        if seconds > self.times.keep_connection:
             self._hang_up()
         self._set_timer(now + seconds, then)
 
@@ -357,15 +367,15 @@ class Device:
             self._actions.append(Disconnect())
 
     def _is_pausing(self) -> bool:
-        # Bound methods compare by object and function; waiting for a reply ends in a back-off, a pause does not.
-        return self.due is not None and self._on_due != self._back_off
+        # Bound methods compare by object and function; what else is waited for than a reply is the end of a pause.
+        return self.due is not None and self._on_due != self._miss_reply
 
     def _set_timer(self, due: float | None, on_due: Callable[[float], None] | None) -> None:
         self.due, self._on_due = due, on_due
 
     def _jittered(self, attempt: int) -> float:
-        """Full jitter under 5 s x 2^attempt, at most 300 s."""
-        return self._random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16))
+        """Full jitter under the first pause x 2^attempt, at most the longest."""
+        return self._random() * min(self.times.longest_pause, self.times.first_pause * 2.0 ** min(attempt, 16))
 
     def _random(self) -> float:
         return int.from_bytes(self._entropy(6)) / 2**48

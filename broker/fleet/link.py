@@ -102,10 +102,13 @@ class Login:
 class Link:
     """An open connection; made by `open`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, version: int) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, version: int, patience: float
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._version = version
+        self._patience = patience
         self._decoder = Decoder(LARGEST_PACKET)
         self._packets: deque[Packet] = deque()
         self._messages: deque[Publish] = deque()
@@ -122,12 +125,12 @@ class Link:
         tls: ssl.SSLContext | None = None,
         seconds: float = OPEN_TIME,
     ) -> Self:
-        """Connect and log in within `seconds`; raises Lost or Refused."""
+        """Connect and log in within `seconds`, which SUBSCRIBE then gets as well; raises Lost or Refused."""
         where = f"{address.host}:{address.port}"
         link = None
         try:
             async with asyncio.timeout(seconds):
-                link = cls(*await _open_streams(address, tls), version)
+                link = cls(*await _open_streams(address, tls), version, seconds)
                 await link._log_in(login)
         except BaseException as error:
             if link is not None:
@@ -146,7 +149,7 @@ class Link:
         packet_id = self._next_id()
         self._write(Subscribe(packet_id, (Subscription(topic_filter, 1),)))
         try:
-            async with asyncio.timeout(OPEN_TIME):
+            async with asyncio.timeout(self._patience):
                 while True:
                     packet = await self._next()
                     if isinstance(packet, Suback) and packet.packet_id == packet_id:

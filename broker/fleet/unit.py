@@ -137,7 +137,13 @@ class Unit:
         account = Account(identity.client_id, identity.user, identity.password)
         endpoint = self._endpoint
         try:
-            self._link = await Link.open(endpoint.address, account, version=endpoint.version, tls=endpoint.tls)
+            self._link = await Link.open(
+                endpoint.address,
+                account,
+                version=endpoint.version,
+                tls=endpoint.tls,
+                seconds=self._device.times.opening,
+            )
         except Refused as error:
             self._lose(error, for_good=error.for_good)
         except Lost as error:
@@ -163,7 +169,7 @@ class Unit:
         account = Account(credential.client_id, credential.username, credential.password)
         try:
             tls = ssl.create_default_context(cadata=credential.ca) if address.tls and credential.ca else None
-            link = await Link.open(address, account, tls=tls)
+            link = await Link.open(address, account, tls=tls, seconds=self._device.times.opening)
         except Refused as error:
             tell = self._device.login_refused if error.for_good else self._device.login_unreachable
             tell(self._clock(), str(error))

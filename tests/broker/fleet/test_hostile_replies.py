@@ -7,8 +7,8 @@ import cbor2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.fleet.actions import Mode, Options
-from broker.fleet.device import LONGEST_PAUSE, State
+from broker.fleet.actions import Mode, Options, Times
+from broker.fleet.device import State
 from broker.fleet.flash import Flash, MemoryFlash
 from broker.fleet.keys import Keys, encode64
 from broker.fleet.replies import Encoding, Unreadable, parse_offer, parse_reply
@@ -91,7 +91,7 @@ def test_a_claiming_device_is_not_led_astray(
         assert stage.device.state is State.CLAIMING
         assert stage.device.identity is not None
         assert stage.device.request_id == request_id
-        assert stage.pause <= LONGEST_PAUSE * 1.5
+        assert stage.pause <= Times().longest_pause * 1.5
         assert slots(stage.flash) == (None, b"", b"")
     assert all(double.KEY.encode() not in message.payload for message in stage.published)
     # And the true answer is still welcome.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from broker.fleet.actions import Connect, Finish, Mode, Options, Publish, Subscribe
-from broker.fleet.device import LONGEST_PAUSE, REPLY_TIME, State
+from broker.fleet.actions import Connect, Finish, Mode, Options, Publish, Subscribe, Times
+from broker.fleet.device import State
 from broker.fleet.flash import MemoryFlash, load
 from broker.fleet.keys import Keys
 from broker.fleet.replies import Encoding
@@ -11,6 +11,7 @@ from tests.broker.fleet import double
 from tests.broker.fleet.script import Stage
 
 MODES = list(Mode)
+TIMES = Times()
 RETRIED = ["wait", "not-active", "slow-down", "unavailable"]
 STOPPING = ["already-provisioned", "expired", "abandoned", "bad-request", "bad-csr", "unsupported", "too-large"]
 
@@ -74,9 +75,9 @@ def test_no_reply_means_the_same_claim_again_after_a_growing_jittered_pause() ->
     first = stage.said
     nonces = {first["nonce"]}
     for attempt in range(10):
-        assert stage.pause == pytest.approx(REPLY_TIME)
+        assert stage.pause == pytest.approx(TIMES.reply)
         stage.wait()
-        assert 0 <= stage.pause <= min(LONGEST_PAUSE, 5 * 2**attempt)
+        assert 0 <= stage.pause <= min(TIMES.longest_pause, 5 * 2**attempt)
         stage.wait()
         assert {**stage.said, "nonce": "", "proof": ""} == {**first, "nonce": "", "proof": ""}
         nonces.add(stage.said["nonce"])
@@ -135,8 +136,44 @@ def test_losing_the_connection_does_not_shorten_a_pause() -> None:
     assert (stage.connects, len(stage.published)) == (2, 2)
 
 
+def test_a_connection_that_stays_silent_twice_is_given_up() -> None:
+    stage = Stage().start()
+    request_id = stage.said["requestId"]
+    stage.wait().wait()
+    assert (len(stage.published), stage.connects, stage.disconnects) == (2, 1, 0)
+    stage.wait()
+    assert stage.disconnects == 1
+    stage.wait()
+    assert (len(stage.published), stage.connects) == (3, 2)
+    assert stage.said["requestId"] == request_id
+
+
+def test_a_reply_between_keeps_the_connection() -> None:
+    stage = Stage().start()
+    for _ in range(3):
+        stage.wait().wait().answer("wait", retryAfter=2).wait()
+    assert (stage.connects, stage.disconnects) == (1, 0)
+
+
+def test_a_told_time_begins_the_pauses_anew() -> None:
+    stage = Stage().start()
+    for _ in range(6):
+        stage.wait().wait()
+    stage.answer("wait", retryAfter=2).wait().wait()
+    assert stage.pause <= TIMES.first_pause
+
+
+def test_its_times_can_be_scaled() -> None:
+    stage = Stage(Options(times=Times(reply=0.5, first_pause=0.25, longest_pause=1, keep_connection=3))).start()
+    assert stage.pause == pytest.approx(0.5)
+    for attempt in range(4):
+        stage.wait()
+        assert stage.pause <= min(1, 0.25 * 2**attempt)
+        stage.wait()
+
+
 def test_ticking_early_does_nothing() -> None:
-    stage = Stage().start().wait(REPLY_TIME - 1)
+    stage = Stage().start().wait(TIMES.reply - 1)
     assert len(stage.published) == 1
 
 
@@ -212,7 +249,7 @@ def test_an_unproved_reply_means_at_most_try_later(reason: str) -> None:
     stage.answer(reason, proved=False, forget=True, retryAfter=86400)
     assert stage.device.state is State.CLAIMING
     assert stage.device.identity is not None
-    assert stage.pause <= LONGEST_PAUSE * 1.5
+    assert stage.pause <= TIMES.longest_pause * 1.5
     stage.wait()
     assert stage.said["requestId"] == request_id
 
@@ -242,6 +279,12 @@ def test_retry_after_is_obeyed_with_jitter(reason: str) -> None:
     assert stage.disconnects == 0
     stage.wait()
     assert (stage.said["requestId"], stage.connects) == (request_id, 1)
+
+
+@pytest.mark.parametrize("reason", ["denied", "disabled"])
+def test_any_refusal_may_tell_the_time(reason: str) -> None:
+    stage = Stage().start().answer(reason, retryAfter=40)
+    assert 40 <= stage.pause <= 60
 
 
 def test_long_pauses_are_spent_disconnected() -> None:
