@@ -7,5 +7,6 @@ price is a few hundred lines said twice.
 
 One unit, from the inside out: `keys` (what the activation key is good for), `replies` (bytes to values), `flash` (two
 slots), `device` (the pure state machine: no socket, no clock, no randomness of its own), `link` (one MQTT connection),
-`unit` (a device with its links under the event loop's clock), `swarm` (many units at once, and their figures).
+`unit` (a device with its links under the event loop's clock), `swarm` (many units at once, and their figures). Beside
+them `faults`: the network as it is on a bad day, to put between devices and a server.
 """
