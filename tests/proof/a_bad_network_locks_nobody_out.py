@@ -44,7 +44,7 @@ async def provision(operator: Operator, port: int, count: int) -> tuple[Tally, l
     return tally, outcomes
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(rounds(60, 900, 0))
 async def test_everybody_is_confirmed_and_admitted(tmp_path: Path) -> None:
     count = rounds(100, 5_000, 50_000)
     claims, logins = FaultProxy(weather(2_000)), FaultProxy(weather(150))
