@@ -56,10 +56,12 @@ class CannotListen(ProvisionerError):
     """An address cannot be listened on; the text names the setting."""
 
 
-def load(file: Path | None = None, data_dir: Path | None = None) -> Loaded:
+def load(file: Path | None = None, data_dir: Path | None = None, chaos_seed: int | None = None) -> Loaded:
     """Settings of this process and where each came from; the arguments are the command line's. `Misconfigured`."""
+    options = {"data_dir": data_dir, "chaos.seed": chaos_seed}
+    given = {name: str(value) for name, value in options.items() if value is not None}
     try:
-        return load_settings(file, os.environ, {} if data_dir is None else {"data_dir": str(data_dir)})
+        return load_settings(file, os.environ, given)
     except SettingsError as error:
         raise Misconfigured(error.problems) from None
 
@@ -96,8 +98,12 @@ async def prepare(settings: Settings) -> bool:
         return parts.is_fresh
 
 
-async def run(settings: Settings, greet: Callable[[Running, bool], None]) -> None:
-    """Serve until a signal comes; `greet` is called once everything listens, with whether it was the first start."""
+async def run(settings: Settings, greet: Callable[[Running, bool], None], *, chaotic: bool = False) -> None:
+    """Serve until a signal comes; `greet` is called once everything listens, with whether it was the first start.
+
+    `chaotic`: treat devices as `settings.chaos` says. That is never a setting, so that no forgotten line of a file
+    does it to a production line.
+    """
     from broker import lifetime, log  # noqa: PLC0415  # rule 1
     from broker.parts import assembled  # noqa: PLC0415  # rule 1
 
@@ -106,11 +112,14 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None]) -> Non
     lifetime.raise_file_limit()
     stop = asyncio.Event()
     with lifetime.stopped_by_signals(stop):
-        async with assembled(settings.data_dir, _choices(settings)) as parts, _serving(settings, parts) as running:
+        async with (
+            assembled(settings.data_dir, _choices(settings)) as parts,
+            _serving(settings, parts, chaotic=chaotic) as running,
+        ):
             announcement = parts.directory.announce(running)
             try:
                 lifetime.settle_memory()
-                _print_ready(running)
+                _print_ready(running, settings.chaos.seed if chaotic else None)
                 greet(running, parts.is_fresh)
                 await stop.wait()
             finally:
@@ -118,15 +127,14 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None]) -> Non
 
 
 @asynccontextmanager
-async def _serving(settings: Settings, parts: Parts) -> AsyncIterator[Running]:
+async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncIterator[Running]:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
     from broker.http.server import HttpServer  # noqa: PLC0415  # rule 1
     from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
-    from broker.mqtt.responder import Responder  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
-    responder = Responder(parts.provisioner, now, parts.entropy)
+    responder = _responder(settings, parts, chaotic=chaotic)
     endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
     figures = Figures(lambda: _by_reason(responder), lambda: endpoint.counters.open, lambda: True)
     http = HttpServer(parts.api(figures))
@@ -146,6 +154,17 @@ async def _serving(settings: Settings, parts: Parts) -> AsyncIterator[Running]:
                 yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls)
             finally:
                 await stepper.end(worker, settings.endpoint.drain_time)
+
+
+def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:
+    """What answers devices."""
+    from broker.mqtt.chaos import ChaoticResponder, Moods  # noqa: PLC0415  # rule 1
+    from broker.mqtt.responder import Responder  # noqa: PLC0415  # rule 1
+    from broker.parts import now  # noqa: PLC0415  # rule 1
+
+    if not chaotic:
+        return Responder(parts.provisioner, now, parts.entropy)
+    return ChaoticResponder(parts.provisioner, now, parts.entropy, Moods(**settings.chaos.model_dump()))
 
 
 def _check_files(settings: Settings) -> None:
@@ -241,8 +260,8 @@ def _by_reason(responder: Responder) -> Mapping[str, int]:
     return counted
 
 
-def _print_ready(running: Running) -> None:
-    ready = {
+def _print_ready(running: Running, chaos_seed: int | None) -> None:
+    ready: dict[str, object] = {
         "event": "ready",
         "endpoint": running.endpoint,
         "endpointTls": running.endpoint_tls,
@@ -250,6 +269,8 @@ def _print_ready(running: Running) -> None:
         "deviceBrokerTls": running.device_broker_tls,
         "http": running.http.removeprefix("http://"),
     }
+    if chaos_seed is not None:
+        ready["chaos"] = chaos_seed
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from config.values import (
     Address,
     Count,
+    Delay,
     Folder,
     Listen,
     Name,
@@ -26,6 +27,8 @@ from config.values import (
     PacketBytes,
     PerMinute,
     Seconds,
+    Seed,
+    Share,
     Switch,
     TopicRoot,
     WholeSeconds,
@@ -185,6 +188,22 @@ class Log(Section):
     )
 
 
+class Chaos(Section):
+    """What `serve --chaos` does to devices whose firmware is tried; nothing of it happens without that option."""
+
+    seed: Seed = Field(default=1, description="The same seed has the same moods.")
+    wait: Share = Field(default=0.05, description="Share of offers in whose place the device is told to wait.")
+    double: Share = Field(default=0.05, description="Share of replies that are sent twice.")
+    drop: Share = Field(default=0.02, description="Share of replies that are not sent.")
+    delay: Delay = Field(default=15.0, description="A reply is at most this late.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.double + self.drop > 1:
+            raise ValueError("chaos.double and chaos.drop are more than 1 together: make one of them smaller")
+        return self
+
+
 class Settings(Section):
     """Everything an operator may choose."""
 
@@ -203,6 +222,9 @@ class Settings(Section):
     device_broker: DeviceBroker = Field(default=DeviceBroker(), description="The device broker.")
     http: Http = Field(default=Http(), description="The operator API.")
     log: Log = Field(default=Log(), description="The log.")
+    chaos: Chaos = Field(
+        default=Chaos(), description="For trying out firmware: how serve --chaos treats devices; else it does nothing."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

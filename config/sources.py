@@ -101,7 +101,10 @@ def load(file: Path | None, environ: Mapping[str, str], options: Mapping[str, st
     if file is not None:
         given |= _from_file(file, problems)
     given |= _from_environment(environ, problems)
-    given |= {name: _Given(value, f"--{name.replace('_', '-')}", "option") for name, value in (options or {}).items()}
+    given |= {
+        name: _Given(value, f"--{name.replace('_', '-').replace('.', '-')}", "option")
+        for name, value in (options or {}).items()
+    }
     try:
         settings = Settings.model_validate(_tree(given))
     except ValidationError as error:

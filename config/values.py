@@ -126,6 +126,21 @@ TopicRoot = Annotated[
 Switch = Annotated[bool, Write("true or false")]
 _SECONDS = Write("a number of seconds from 0.1 to 86400")
 Seconds = Annotated[float, BeforeValidator(_refuse_truth), Field(ge=0.1, le=86_400, allow_inf_nan=False), _SECONDS]
+Delay = Annotated[
+    float,
+    BeforeValidator(_refuse_truth),
+    Field(ge=0, le=3_600, allow_inf_nan=False),
+    Write("a number of seconds from 0 to 3600"),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_refuse_truth),
+    Field(ge=0, le=1, allow_inf_nan=False),
+    Write("a share from 0 to 1"),
+]
+Seed = Annotated[
+    int, BeforeValidator(_refuse_truth), Field(ge=0, le=2**32), Write("a whole number from 0 to 4294967296")
+]
 WholeSeconds = Annotated[
     int,
     BeforeValidator(_refuse_truth),

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import structlog
 import typer
@@ -25,7 +26,18 @@ _TOKEN = "admin-token"  # noqa: S105  # a file's name
 
 
 @serve_app.command("serve")
-def serve(ctx: typer.Context) -> None:
+def serve(
+    ctx: typer.Context,
+    chaos: Annotated[
+        bool,
+        typer.Option(
+            "--chaos", help="For trying out firmware: withhold, double, drop and delay replies (settings chaos.*)."
+        ),
+    ] = False,
+    chaos_seed: Annotated[
+        int | None, typer.Option("--chaos-seed", metavar="N", help="With --chaos: the same seed has the same moods.")
+    ] = None,
+) -> None:
     """Run the provisioner until SIGTERM or Ctrl-C; the first start prepares the data directory.
 
     Standard output gets one JSON line when everything listens, standard error the log.
@@ -35,8 +47,10 @@ def serve(ctx: typer.Context) -> None:
     from broker import app as root  # noqa: PLC0415  # --help does not wait for it
     from broker.lifetime import run  # noqa: PLC0415  # as above
 
+    if chaos_seed is not None and not chaos:
+        raise typer.BadParameter("it is for --chaos: give that as well", param_hint="--chaos-seed")
     place = where(ctx)
-    loaded = root.load(place.config, place.data_dir)
+    loaded = root.load(place.config, place.data_dir, chaos_seed)
     data_dir, is_default = loaded.settings.data_dir, "data_dir" not in loaded.origins
 
     def greet(running: Running, first: bool) -> None:
@@ -47,9 +61,11 @@ def serve(ctx: typer.Context) -> None:
         if first:
             say(_prepared(data_dir))
         say(f"Devices claim at {running.endpoint or running.endpoint_tls}; operators work at {running.http}.")
+        if chaos:
+            say("Chaos is on: devices are treated badly on purpose. Let nothing claim here but firmware under test.")
         say("\n".join(["Next, in another terminal:", "", *(f"  {command}" for command in commands), ""]))
 
-    run(root.run(loaded.settings, greet))
+    run(root.run(loaded.settings, greet, chaotic=chaos))
 
 
 @init_app.command("init")

@@ -276,7 +276,8 @@ class Connection(asyncio.BufferedProtocol):
             )
             if answer.proof is not None:
                 self._prove(answer.proof)
-            self._dispatch(session.reply(message, answer.payload, answer.content_type, self._loop.time()))
+            now = self._loop.time()
+            self._dispatch(session.reply(message, answer.payload, answer.content_type, now, answer.copies))
         except ReplyTooLarge:
             shared.counters.unsendable += 1
             session.disconnect(ReasonCode.PACKET_TOO_LARGE, "reply is larger than the client takes")

@@ -37,11 +37,15 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply. `proof` is the nonce that proved the key, or "plain"; None when nothing was proved."""
+    """A reply. `proof` is the nonce that proved the key, or "plain"; None when nothing was proved.
+
+    `copies` is 1 but where a server shall be unreliable on purpose (`chaos`).
+    """
 
     payload: bytes = field(repr=False)
     content_type: str
     proof: str | None
+    copies: int = 1
 
 
 class Service(Protocol):

@@ -159,7 +159,7 @@ class Session:
         self.refused = refusal
         self._end(refusal.words)
 
-    def reply(self, message: Message, payload: bytes, content_type: str, now: float) -> list[Event]:
+    def reply(self, message: Message, payload: bytes, content_type: str, now: float, copies: int = 1) -> list[Event]:
         """Answer one message; return what became due because a place is free again.
 
         Raises ReplyTooLarge when the client could not take the reply, which is then not sent.
@@ -170,7 +170,8 @@ class Session:
         self._held = self._deciding
         self._last_packet = now
         try:
-            self._sender.reply(payload, content_type, message.correlation)
+            for _ in range(copies):
+                self._sender.reply(payload, content_type, message.correlation)
         except WindowFull:
             self.disconnect(ReasonCode.QUOTA_EXCEEDED, "replies are asked for and not acknowledged")
         return self._advance(now)

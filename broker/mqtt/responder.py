@@ -57,7 +57,7 @@ class Responder:
         began = time.monotonic()
         trace = self._entropy(4).hex()
         body = Body(message.payload)
-        outcome = await self._outcome(message, body, trace)
+        outcome = await self.outcome(message, body, trace)
         reason = _reason(outcome)
         if isinstance(outcome, ProvisionerError) and outcome.conversation is None and reason in _UNPROVED:
             await asyncio.sleep(_GRID - (time.monotonic() - began) % _GRID)
@@ -77,7 +77,8 @@ class Responder:
         )
         return Answer(payload, CONTENT_TYPE[body.encoding], _proof(outcome))
 
-    async def _outcome(self, message: Inbound, body: Body, trace: str) -> Offer | Taken | ProvisionerError:
+    async def outcome(self, message: Inbound, body: Body, trace: str) -> Offer | Taken | ProvisionerError:
+        """What a message came to; does not raise."""
         origin = Origin(message.source, message.connection, message.secure, message.tls)
         now = self._clock()
         try:

@@ -94,6 +94,12 @@ def test_the_inner_limit_is_not_above_the_outer() -> None:
     assert sentence == "endpoint.unproved_per_source must not be above endpoint.unproved_per_client_id."
 
 
+def test_a_reply_is_not_both_doubled_and_dropped() -> None:
+    sentence = refused(PROVISIONER_CHAOS__DOUBLE="0.6", PROVISIONER_CHAOS__DROP="0.5")
+    assert sentence == "chaos.double and chaos.drop are more than 1 together: make one of them smaller."
+    assert refused(PROVISIONER_CHAOS__WAIT="5").startswith('PROVISIONER_CHAOS__WAIT is "5": write a share from 0 to 1')
+
+
 def test_settings_are_frozen_at_every_level() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):

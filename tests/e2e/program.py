@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -64,8 +64,14 @@ def _address(value: str) -> Address:
 class Program:
     """One provisioner with its data directory; it can be ended and started again on it."""
 
-    def __init__(self, data: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        settings: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("-m", "broker", "serve"),
+    ) -> None:
         self.data = data
+        self.command = command
         self.settings = dict(settings or {})
         self.secrets: set[str] = set()
         """Whatever must not be printed."""
@@ -118,7 +124,7 @@ class Program:
             "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "broker", "serve"],
+            [sys.executable, *self.command],
             cwd=self.data.parent,
             env=environment | self.settings,
             stdin=subprocess.DEVNULL,

@@ -117,6 +117,19 @@ def test_the_settings_in_effect_are_shown_with_their_origin(call: Call) -> None:
     assert shown["claim.allow_keyless"] is False
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--chaos-seed", "7"), "it is for --chaos: give that as well"),
+        (("--chaos", "--chaos-seed", "-1"), '--chaos-seed is "-1": write a whole number from 0 to 4294967296'),
+    ],
+)
+def test_a_seed_of_chaos_that_cannot_be_used(call: Call, words: tuple[str, ...], sentence: str) -> None:
+    done = call("serve", *words)
+    assert (done.returncode, done.stdout) != (0, "")
+    assert sentence in done.stderr
+
+
 def test_bad_settings_end_any_other_command_with_a_sentence(call: Call) -> None:
     done = call("config", "show", PROVISIONER_DATADIR="x")
     assert (done.returncode, done.stdout) == (1, "")

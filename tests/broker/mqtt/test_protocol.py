@@ -722,3 +722,12 @@ def test_no_bytes_make_the_session_raise(version: int, data: st.DataObject, nois
     talk.session.data_to_send()
     talk.later(600)
     assert talk.session.ended
+
+
+def test_a_server_may_be_unreliable_on_purpose() -> None:
+    talk = opened(V5)
+    lost, twice = talk.claim(), talk.claim()
+    talk.session.reply(lost, b"lost", JSON, talk.now, copies=0)
+    talk.session.reply(twice, b"twice", JSON, talk.now, copies=2)
+    heard = [packet.payload for packet in talk.heard() if isinstance(packet, Publish)]
+    assert (heard, talk.session.in_flight) == ([b"twice", b"twice"], 0)
