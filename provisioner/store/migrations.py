@@ -10,8 +10,6 @@ import sqlite3
 from collections.abc import Iterator
 from importlib.resources import files
 
-import aiosqlite
-
 from provisioner.errors import Unavailable
 
 _TABLE = "CREATE TABLE IF NOT EXISTS migration (number INTEGER PRIMARY KEY, name TEXT NOT NULL, digest TEXT NOT NULL)"
@@ -36,10 +34,10 @@ def shipped() -> list[tuple[int, str, str]]:
     return [(int(name[:4]), name, folder.joinpath(name).read_text(encoding="utf-8")) for name in names]
 
 
-async def migrate(connection: aiosqlite.Connection) -> None:
+def migrate(connection: sqlite3.Connection) -> None:
     """Bring the database to the newest schema; raises `Unavailable` where it is newer than this program."""
-    await connection.execute(_TABLE)
-    rows = await connection.execute_fetchall("SELECT number, digest FROM migration")
+    connection.execute(_TABLE)
+    rows = connection.execute("SELECT number, digest FROM migration").fetchall()
     done: dict[int, str] = {row[0]: row[1] for row in rows}
     known = {number for number, _, _ in shipped()}
     if set(done) - known:
@@ -50,12 +48,12 @@ async def migrate(connection: aiosqlite.Connection) -> None:
             if done[number] != digest:
                 raise Unavailable(f"migration {name} is not the one this database was made with")
             continue
-        await connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in statements(text):
-                await connection.execute(statement)
-            await connection.execute("INSERT INTO migration VALUES (?, ?, ?)", (number, name, digest))
+                connection.execute(statement)
+            connection.execute("INSERT INTO migration VALUES (?, ?, ?)", (number, name, digest))
         except BaseException:
-            await connection.execute("ROLLBACK")
+            connection.execute("ROLLBACK")
             raise
-        await connection.execute("COMMIT")
+        connection.execute("COMMIT")

@@ -1,11 +1,13 @@
 """The Store on SQLite.
 
 1. One process: a lock file says so. One writing connection, one reading connection; a reader sees committed rows only.
-2. Group commit: units that arrive while a batch is being written make the next batch, one BEGIN and one fsync for all.
-3. A unit's guards are compared inside the write transaction, in order of arrival; a stale unit changes nothing, and its
+2. A connection has a thread, and a hop to it costs more than a statement: a transaction is one function that runs
+   there from BEGIN to COMMIT, so it ends one way or the other whatever becomes of its caller, and never interleaves.
+3. Group commit: units that arrive while a batch is being written make the next batch, one BEGIN and one fsync for all.
+4. A unit's guards are compared inside the write transaction, in order of arrival; a stale unit changes nothing, and its
    neighbours do not notice.
-4. Reads that arrive together are one statement (`json_each`): each call into aiosqlite is a hop to its thread.
-5. Nothing is acknowledged before COMMIT returned (`synchronous=FULL`); a failed COMMIT fails every unit in it.
+5. Reads that arrive together are one statement (`json_each`).
+6. Nothing is acknowledged before COMMIT returned (`synchronous=FULL`); a failed COMMIT fails every unit in it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import aiosqlite
 
@@ -99,15 +102,32 @@ class _Gatherer(Generic[A, B]):
             await asyncio.wait([self._task])
 
 
-class SqliteStore:
-    """See the module. Open with `SqliteStore.open`."""
+class Connection(Protocol):
+    """A database connection that works somewhere else, one function after the other."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection, lock: int) -> None:
+    async def run(self, work: Callable[[sqlite3.Connection], A]) -> A:
+        """What `work` returns or raises."""
+
+    async def close(self) -> None:
+        """After what was begun."""
+
+
+class _Threaded(aiosqlite.Connection):
+    """aiosqlite's connection, which brings the thread, with a way to have a whole function run there."""
+
+    async def run(self, work: Callable[[sqlite3.Connection], A]) -> A:
+        """See `Connection`."""
+        outcome: A = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # aiosqlite types its public part
+        return outcome
+
+
+class SqliteStore:
+    """See the module. Open with `SqliteStore.open`; `lock` is the descriptor of the lock file, -1 for none."""
+
+    def __init__(self, writer: Connection, reader: Connection, lock: int) -> None:
         self._writer = writer
         self._reader = reader
         self._lock_file = lock
-        self._loop = asyncio.get_running_loop()
-        self._writing = asyncio.Lock()
         self._claims = _Gatherer(self._find_claims)
         self._usernames = _Gatherer(self._find_usernames)
         self._units = _Gatherer(self._commit_batch)
@@ -116,16 +136,14 @@ class SqliteStore:
     async def open(cls, path: Path) -> SqliteStore:
         """Open or create the database (0600); raises `Unavailable` when another process has it."""
         lock = _lock(path)
-        opened: list[aiosqlite.Connection] = []
+        opened: list[_Threaded] = []
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            for _ in range(2):
-                connection = await aiosqlite.connect(path, isolation_level=None)
+            for prepare in (_prepare_writer, _prepare_reader):
+                connection = _Threaded(lambda: sqlite3.connect(path, isolation_level=None), 64)
+                await connection
                 opened.append(connection)
-                for pragma in _PRAGMAS:
-                    await connection.execute(pragma)
-            await migrate(opened[0])
-            await opened[1].execute("PRAGMA query_only = ON")
+                await connection.run(prepare)
         except BaseException as error:
             for connection in opened:
                 await connection.close()
@@ -139,8 +157,6 @@ class SqliteStore:
         """Finish what was begun, then close; idempotent."""
         for gatherer in (self._claims, self._usernames, self._units):
             await gatherer.drain()
-        async with self._writing:
-            pass  # a transaction whose caller was cancelled ends all the same
         await self._reader.close()
         await self._writer.close()
         if self._lock_file >= 0:
@@ -249,8 +265,11 @@ class SqliteStore:
         return [read_token(row) for row in await self._read("list_tokens", {})]
 
     async def _read(self, name: str, values: dict[str, Any]) -> list[Any]:
+        return await self._reading(lambda connection: connection.execute(SQL[name], values).fetchall())
+
+    async def _reading(self, work: Callable[[sqlite3.Connection], A]) -> A:
         try:
-            return list(await self._reader.execute_fetchall(SQL[name], values))
+            return await self._reader.run(work)
         except (sqlite3.Error, ValueError) as error:
             raise Unavailable("the database cannot be read") from error
 
@@ -262,60 +281,15 @@ class SqliteStore:
 
     async def _commit_batch(self, units: list[Unit]) -> Sequence[bool | Exception]:
         try:
-            return await self._write_units(units)
+            return await self._transact(partial(_write_units, units))
         except Conflict:
             outcomes: list[bool | Exception] = []
         for unit in units:
             try:
-                outcomes += await self._write_units([unit])
+                outcomes += await self._transact(partial(_write_units, [unit]))
             except Conflict as conflict:
                 outcomes.append(conflict)
         return outcomes
-
-    async def _write_units(self, units: list[Unit]) -> list[bool]:
-        async def work() -> list[bool]:
-            winners = await self._check_guards(units)
-            await self._write(unit for unit, wins in zip(units, winners, strict=True) if wins)
-            return winners
-
-        return await self._transact(work)
-
-    async def _check_guards(self, units: list[Unit]) -> list[bool]:
-        ids = [saved.before.id for unit in units for saved in unit.saved]
-        rows = await self._writer.execute_fetchall(SQL["guards"], {"ids": json.dumps(ids)})
-        current = {row[0]: (row[1], row[2]) for row in rows}
-        winners = []
-        for unit in units:
-            wins = all(
-                current.get(saved.before.id) == (saved.before.optlock, saved.before.job_optlock) for saved in unit.saved
-            )
-            if wins:
-                for saved in unit.saved:
-                    current[saved.after.id] = (saved.after.optlock, saved.after.job_optlock)
-            winners.append(wins)
-        return winners
-
-    async def _write(self, units: Iterable[Unit]) -> None:
-        jobs, requests, added, credentials, bound = [], [], [], [], []
-        for unit in units:
-            for saved in unit.saved:
-                if saved.after.job_optlock != saved.before.job_optlock:
-                    jobs.append(job_values(saved.after))
-                if saved.after.optlock != saved.before.optlock:
-                    requests.append(request_values(saved.after))
-            added += [request_values(request) for request in unit.added]
-            credentials += [credential_values(credential) for credential in unit.credentials]
-            if unit.bound is not None:
-                bound.append(row_values(unit.bound))
-        for name, values in (
-            ("save_job", jobs),
-            ("save_request", requests),
-            ("add_request", added),
-            ("save_credential", credentials),
-            ("bind", bound),
-        ):
-            if values:
-                await self._writer.executemany(SQL[name], values)
 
     async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:
         """See `Store`."""
@@ -335,12 +309,11 @@ class SqliteStore:
     async def delete_request(self, before: ProvisionRequest) -> bool:
         """See `Store`."""
 
-        async def work() -> bool:
+        def work(connection: sqlite3.Connection) -> bool:
             values = {"id": before.id, "optlock": before.optlock, "job_optlock": before.job_optlock}
-            async with self._writer.execute(SQL["delete_request"], values) as cursor:
-                gone = cursor.rowcount == 1
+            gone = connection.execute(SQL["delete_request"], values).rowcount == 1
             if gone:
-                await self._writer.execute(SQL["delete_bound"], {"id": before.id})
+                connection.execute(SQL["delete_bound"], {"id": before.id})
             return gone
 
         return await self._transact(work)
@@ -370,44 +343,94 @@ class SqliteStore:
     async def check(self) -> None:
         """See `Store`."""
 
-        async def work() -> None:
+        def work(_: sqlite3.Connection) -> None:
             """BEGIN IMMEDIATE is the check."""
 
         await self._transact(work)
 
     async def _change(self, name: str, values: dict[str, Any]) -> list[Any]:
-        async def work() -> list[Any]:
-            return list(await self._writer.execute_fetchall(SQL[name], values))
+        return await self._transact(lambda connection: connection.execute(SQL[name], values).fetchall())
 
-        return await self._transact(work)
-
-    async def _transact(self, work: Callable[[], Awaitable[A]]) -> A:
+    async def _transact(self, work: Callable[[sqlite3.Connection], A]) -> A:
         """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""
-        return await asyncio.shield(self._loop.create_task(self._transaction(work)))
+        try:
+            return await self._writer.run(partial(_transaction, work))
+        except sqlite3.IntegrityError as error:
+            raise Conflict("conflict", "something of that name or id is there already") from error
+        except (sqlite3.Error, ValueError) as error:
+            raise Unavailable("the database cannot be written") from error
 
-    async def _transaction(self, work: Callable[[], Awaitable[A]]) -> A:
-        async with self._writing:
-            try:
-                await self._writer.execute("BEGIN IMMEDIATE")
-                outcome = await work()
-                await self._writer.execute("COMMIT")
-            except BaseException as error:
-                with suppress(sqlite3.Error, ValueError):
-                    await self._writer.execute("ROLLBACK")
-                raise _translated(error) from error
-            return outcome
+
+def _transaction(work: Callable[[sqlite3.Connection], A], connection: sqlite3.Connection) -> A:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        outcome = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return outcome
+
+
+def _write_units(units: list[Unit], connection: sqlite3.Connection) -> list[bool]:
+    winners = _check_guards(units, connection)
+    _write([unit for unit, wins in zip(units, winners, strict=True) if wins], connection)
+    return winners
+
+
+def _check_guards(units: list[Unit], connection: sqlite3.Connection) -> list[bool]:
+    ids = [saved.before.id for unit in units for saved in unit.saved]
+    rows = connection.execute(SQL["guards"], {"ids": json.dumps(ids)}).fetchall()
+    current = {row[0]: (row[1], row[2]) for row in rows}
+    winners = []
+    for unit in units:
+        wins = all(
+            current.get(saved.before.id) == (saved.before.optlock, saved.before.job_optlock) for saved in unit.saved
+        )
+        if wins:
+            for saved in unit.saved:
+                current[saved.after.id] = (saved.after.optlock, saved.after.job_optlock)
+        winners.append(wins)
+    return winners
+
+
+def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> None:
+    jobs, requests, added, credentials, bound = [], [], [], [], []
+    for unit in units:
+        for saved in unit.saved:
+            if saved.after.job_optlock != saved.before.job_optlock:
+                jobs.append(job_values(saved.after))
+            if saved.after.optlock != saved.before.optlock:
+                requests.append(request_values(saved.after))
+        added += [request_values(request) for request in unit.added]
+        credentials += [credential_values(credential) for credential in unit.credentials]
+        if unit.bound is not None:
+            bound.append(row_values(unit.bound))
+    for name, values in (
+        ("save_job", jobs),
+        ("save_request", requests),
+        ("add_request", added),
+        ("save_credential", credentials),
+        ("bind", bound),
+    ):
+        if values:
+            connection.executemany(SQL[name], values)
 
 
 def _json(values: Sequence[object] | None) -> str | None:
     return None if values is None else json.dumps(values)
 
 
-def _translated(error: BaseException) -> BaseException:
-    if isinstance(error, sqlite3.IntegrityError):
-        return Conflict("conflict", "something of that name or id is there already")
-    if isinstance(error, (sqlite3.Error, ValueError)):
-        return Unavailable("the database cannot be written")
-    return error
+def _prepare_writer(connection: sqlite3.Connection) -> None:
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    migrate(connection)
+
+
+def _prepare_reader(connection: sqlite3.Connection) -> None:
+    for pragma in (*_PRAGMAS, "PRAGMA query_only = ON"):
+        connection.execute(pragma)
 
 
 def _lock(path: Path) -> int:

@@ -27,7 +27,7 @@ async def test_the_database_is_private_durable_and_for_one_process(tmp_path: Pat
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         for connection in (store._writer, store._reader):
             pragmas = [
-                [tuple(row) for row in await connection.execute_fetchall(f"PRAGMA {name}")]
+                await connection.run(lambda opened, name=name: opened.execute(f"PRAGMA {name}").fetchall())  # type: ignore[misc]  # a default argument
                 for name in ("journal_mode", "synchronous", "secure_delete")
             ]
             assert pragmas == [[("wal",)], [(2,)], [(1,)]]
@@ -88,12 +88,12 @@ async def test_a_unit_that_breaks_a_rule_of_the_database_fails_alone(world: Worl
 async def test_a_commit_that_fails_is_no_answer_and_the_next_one_works(world: World) -> None:
     request = (await world.request()).request
     unit = Unit(saved=(transitions.changed(request, retry_count=1),))
-    await world.store._writer.execute("PRAGMA query_only = ON")
+    await world.store._writer.run(lambda opened: opened.execute("PRAGMA query_only = ON"))
     with pytest.raises(Unavailable):
         await world.store.commit(unit)
     with pytest.raises(Unavailable):
         await world.store.check()
-    await world.store._writer.execute("PRAGMA query_only = OFF")
+    await world.store._writer.run(lambda opened: opened.execute("PRAGMA query_only = OFF"))
     assert await world.store.commit(unit)
     await world.store.check()
 
