@@ -141,7 +141,7 @@ class Story:
         if self.stage.site is None:
             raise EndedError
         # A fresh name each time: nobody knows what became of a creation without an answer.
-        request = await self.stage.site.request(fresh_name(), confirm="ack", **self.form())
+        request = await self.stage.site.request(fresh_name(), **self.form())
         self.client_id, self.id, self.key = request.client_id, request.id, request.key
         program = self.stage.program
         self._device = IndependentDevice(
@@ -155,8 +155,8 @@ class Story:
         )
 
     def form(self) -> dict[str, Any]:
-        """Further fields of the request."""
-        return self.fields
+        """Further fields of the request. The provision user is there; its password would only cost time."""
+        return {"confirm": "ack", "provisionUserPassword": None} | self.fields
 
     async def claim(self) -> Reply:
         """One claim; what it says is noted. Rule 3: a generation is offered with one and the same credential."""
@@ -309,7 +309,7 @@ class Late(Story):
     last_word = "expired"
 
     def form(self) -> dict[str, Any]:
-        return {"expiresOn": time.time_ns() // 1_000_000 + WINDOW}
+        return super().form() | {"expiresOn": time.time_ns() // 1_000_000 + WINDOW}
 
     async def act(self) -> None:
         await self.until("EXPIRED")
