@@ -30,6 +30,7 @@ from provisioner.errors import ProvisionerError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from broker.keyring import KeySource
     from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.responder import Responder
     from broker.parts import Choices, Parts
@@ -229,7 +230,16 @@ def _choices(settings: Settings) -> Choices:
             per_connection=Rate(wrong.per_connection_burst, wrong.per_connection),
             overall=Rate(wrong.overall_burst, wrong.overall),
         ),
+        key_source=key_source(settings),
     )
+
+
+def key_source(settings: Settings) -> KeySource:
+    """Where the keys of the ledger are."""
+    from broker.keyring import KeySource  # noqa: PLC0415  # rule 1
+
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    return KeySource(settings.vault.source, Path(credentials) if credentials else None, settings.vault.command)
 
 
 def _limits(settings: Settings) -> EndpointLimits:

@@ -2,15 +2,14 @@
 
     ledger.db        the store's file (and its -wal and -shm while somebody runs)
     keys/vault-1     key-encryption key of epoch 1, 32 bytes in hex; the newest epoch seals, each opens its own
+    keys/pepper      what fingerprints in the ledger are keyed with (unless keys are kept elsewhere: `keyring.py`)
     provision-login  the first provision login: user and password, a line each
     admin-token      the first operator token
     run.json         while a server runs: its process id and where it listens
 
 1. The directory is 0700, secrets are 0600; a start is refused where others may read them.
 2. A file appears whole or not at all, and is on the disk before anything relies on it.
-3. A key is only made where there is no ledger yet: a new key beside an old ledger would make a restore that forgot the
-   keys look like a success.
-4. `run.json` is locked by the process it tells of. A killed server leaves the file but not the lock, so a stale one is
+3. `run.json` is locked by the process it tells of. A killed server leaves the file but not the lock, so a stale one is
    known without guessing from process ids.
 """
 
@@ -19,16 +18,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import stat
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from provisioner.errors import ProvisionerError
 
-_KEY_NAME = re.compile(r"vault-([1-9][0-9]{0,8})")
-_KEY_BYTES = 32
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -54,12 +50,12 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ledger = path / "ledger.db"
-        self._keys = path / "keys"
+        self.keys = path / "keys"
         self._run = path / "run.json"
 
     def prepare(self) -> None:
         """Make the directory, or check that it is ours alone. Raises `Unusable`."""
-        for folder in (self.path, self._keys):
+        for folder in (self.path, self.keys):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -74,30 +70,37 @@ class DataDir:
             elif found.st_mode & _OTHERS:
                 raise Unusable(f"{folder} may be read by others: chmod 700 {folder}.")
 
-    def load_keys(self, new_key: Callable[[], bytes]) -> dict[int, bytes]:
-        """Key-encryption keys by epoch; the first one is made here. Raises `Unusable`."""
-        found = self._found_keys()
-        if not found and self.ledger.exists():
-            raise Unusable(f"{self._keys} holds no key but there is a ledger: put back the keys that belong to it.")
-        if not found:
-            self._create(self._keys / "vault-1", new_key().hex())
-            found = self._found_keys()
-        return found
-
     def load_secret(self, name: str) -> str | None:
         """Text of a secret file, without the last line's end; None: there is none. Raises `Unusable`."""
         return self._load(self.path / name) if (self.path / name).exists() else None
 
     def save_secret(self, name: str, text: str) -> None:
         """Write a secret file, in place of the one that may be there."""
-        temporary = self._written(self.path / name, text)
-        temporary.replace(self.path / name)
-        _sync(self.path)
+        file = self.path / name
+        self._written(file, text).replace(file)
+        sync(file.parent)
+
+    def create_secret(self, name: str, text: str) -> None:
+        """Write a secret file, unless there is one: that one stays as it is."""
+        file = self.path / name
+        temporary = self._written(file, text)
+        try:
+            file.hardlink_to(temporary)  # unlike a rename it never replaces what somebody else just made
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        sync(file.parent)
 
     def delete_secret(self, name: str) -> None:
-        """Remove a secret file."""
-        (self.path / name).unlink(missing_ok=True)
-        _sync(self.path)
+        """Remove a secret file, which may be gone already, and what it held from the disk it was on."""
+        file = self.path / name
+        with suppress(FileNotFoundError), file.open("r+b") as stream:
+            stream.write(bytes(file.stat().st_size))
+            stream.flush()
+            os.fsync(stream.fileno())
+        file.unlink(missing_ok=True)
+        sync(file.parent)
 
     def announce(self, running: Running) -> Announcement:
         """Write `run.json`; it is valid until the returned value is withdrawn or this process ends."""
@@ -120,21 +123,8 @@ class DataDir:
                 return Running(**json.load(file))
         return None
 
-    def _found_keys(self) -> dict[int, bytes]:
-        keys: dict[int, bytes] = {}
-        for file in sorted(self._keys.iterdir()):
-            if match := _KEY_NAME.fullmatch(file.name):
-                try:
-                    keys[int(match[1])] = key = bytes.fromhex(self._load(file))
-                except ValueError:
-                    key = b""
-                if len(key) != _KEY_BYTES:
-                    raise Unusable(
-                        f"{file} is damaged, it should be 64 hex digits: put back the file that belongs there."
-                    )
-        return keys
-
-    def _load(self, file: Path) -> str:
+    @staticmethod
+    def _load(file: Path) -> str:
         try:
             text = file.read_text(encoding="ascii")
         except UnicodeDecodeError:
@@ -142,16 +132,6 @@ class DataDir:
         if file.stat().st_mode & _OTHERS:
             raise Unusable(f"{file} may be read by others: chmod 600 {file}.")
         return text.removesuffix("\n")
-
-    def _create(self, file: Path, text: str) -> None:
-        temporary = self._written(file, text)
-        try:
-            file.hardlink_to(temporary)  # unlike a rename it never replaces what somebody else just made
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-        _sync(file.parent)
 
     def _written(self, file: Path, text: str) -> Path:
         temporary, descriptor = self._temporary(file.name, file.parent)
@@ -180,7 +160,8 @@ class Announcement:
         os.close(self._descriptor)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Bring the names in `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

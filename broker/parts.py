@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -22,11 +22,13 @@ from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.entropy import Pool
 from broker.http.app import create_app
 from broker.http.metrics import registry
+from broker.keyring import KeySource, open_keyring
 from broker.mqtt import messages
 from broker.mqtt.embedded import EmbeddedBroker
 from broker.mqtt.grant import Grant
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
+from provisioner.epochs import Epochs, Keyring, enrol
 from provisioner.errors import Unavailable
 from provisioner.handover import Vault, new_key
 from provisioner.jobs import Jobs
@@ -47,6 +49,7 @@ class Choices:
     retry_max_attempts: int
     rules: Rules
     wrong_keys: WrongKeyRates
+    key_source: KeySource = field(default_factory=KeySource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Parts:
     jobs: Jobs
     administration: Administration
     provisioner: Provisioner
+    epochs: Epochs
     entropy: Entropy
     wake: asyncio.Event
     is_fresh: bool
@@ -79,7 +83,9 @@ class Parts:
         async def readiness() -> Mapping[str, bool]:
             return {"store": await self._is_writable(), "deviceBroker": figures.device_broker()}
 
-        return create_app(self.administration, now, readiness, registry(figures.claims, figures.connections))
+        return create_app(
+            self.administration, self.epochs, now, readiness, registry(figures.claims, figures.connections)
+        )
 
     async def _is_writable(self) -> bool:
         try:
@@ -99,18 +105,21 @@ async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
     """The parts over `data_dir`, which is prepared if it is new. Raises `Unusable`, `Unavailable`."""
     directory = DataDir(data_dir)
     directory.prepare()
-    entropy = Pool()
-    vault = Vault(directory.load_keys(lambda: new_key(os.urandom)), entropy)
+    keyring = await open_keyring(choices.key_source, directory, lambda: new_key(os.urandom))
     store = await SqliteStore.open(directory.ledger)
     try:
-        parts = await _assemble(directory, vault, store, choices, entropy)
+        await enrol(store.keys, keyring, now())
+        parts = await _assemble(directory, keyring, store, choices)
         yield parts
         await parts.jobs.close()
     finally:
         await store.close()
 
 
-async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choices: Choices, entropy: Entropy) -> Parts:
+async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, choices: Choices) -> Parts:
+    entropy = Pool()
+    vault = Vault(keyring.keys, entropy, keyring.pepper)
+    epochs = Epochs(store.keys, keyring, vault, entropy)
     wake = asyncio.Event()
     passwords = Passwords(entropy)
     logins = Logins(store, passwords)
@@ -153,4 +162,4 @@ async def _assemble(directory: DataDir, vault: Vault, store: SqliteStore, choice
         wake=wake.set,
     )
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
-    return Parts(directory, store, broker, devices, jobs, administration, provisioner, entropy, wake, fresh)
+    return Parts(directory, store, broker, devices, jobs, administration, provisioner, epochs, entropy, wake, fresh)

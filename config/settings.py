@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from config.values import (
     Address,
+    CommandLine,
     Count,
     Delay,
     Folder,
@@ -169,6 +170,25 @@ class DeviceBroker(Section):
         return self
 
 
+class Vault(Section):
+    """Where the keys are kept that the ledger is sealed under."""
+
+    source: Annotated[Literal["files", "credentials", "command"], Write('"files", "credentials" or "command"')] = Field(
+        default="files",
+        description="Key files in the data directory, systemd credentials of the same names, or what a command prints.",
+    )
+    command: CommandLine = Field(
+        default="",
+        description="Prints the keys: lines such as `vault-1 DIGITS` and `pepper DIGITS`, 64 hex digits each.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.source == "command") != bool(self.command):
+            raise ValueError('vault.command and vault.source = "command" go together: give both or neither')
+        return self
+
+
 class Http(Section):
     """The operator API."""
 
@@ -220,6 +240,7 @@ class Settings(Section):
         description="Limits of wrong activation keys; a right one is never refused because of them.",
     )
     device_broker: DeviceBroker = Field(default=DeviceBroker(), description="The device broker.")
+    vault: Vault = Field(default=Vault(), description="The keys of the ledger.")
     http: Http = Field(default=Http(), description="The operator API.")
     log: Log = Field(default=Log(), description="The log.")
     chaos: Chaos = Field(

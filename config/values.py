@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -73,6 +74,13 @@ def _check_path(value: object) -> object:
     return value
 
 
+def _check_command(value: object) -> object:
+    if isinstance(value, str) and (value.strip() or not value):
+        shlex.split(value)  # raises ValueError where a quotation does not end
+        return value
+    raise ValueError("not a command")
+
+
 def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
@@ -122,6 +130,11 @@ TopicRoot = Annotated[
     str,
     Field(pattern=_TOPIC_ROOT, max_length=128),
     Write('topic levels of A-Z a-z 0-9 . _ : - joined by "/", at most 128 characters'),
+]
+CommandLine = Annotated[
+    str,
+    BeforeValidator(_check_command),
+    Write('a command as a shell takes it, without pipes and variables, or "" for none'),
 ]
 Switch = Annotated[bool, Write("true or false")]
 _SECONDS = Write("a number of seconds from 0.1 to 86400")

@@ -4,7 +4,7 @@
 2. Proofs are over text whose grammar was checked before; comparisons take constant time.
 3. Every sealing draws a fresh IV, repeats included: the same credential is sealed anew for each nonce.
 4. At rest everything secret is AES-256-GCM under a key outside the database, bound to its place (`context`), so a row
-   copied elsewhere does not open. The number of the key (its epoch) leads the text, so keys can be rotated.
+   copied elsewhere does not open. The number of the key (its epoch) leads the text, so keys can be rotated (`epochs`).
 """
 
 from __future__ import annotations
@@ -116,20 +116,22 @@ class Conversation:
         if self.nonce is None or self.keys.seal is None:
             raise ValueError("only a proved claim with its sealing key can be answered sealed")
         context = f"prov/v1 reply|{self.user}|{self.client_id}".encode()
+        mac_key = _mac(self.keys.seal, "mac", self.request_id, self.nonce)
         if self.seal_to:
             public = X25519PublicKey.from_public_bytes(decode64(self.seal_to))
             sealed = encode64(_SUITE.encrypt(plaintext, public, context))
-            mac = hmac.digest(self._derived("mac", self.keys.seal), sealed.encode(), "sha256")
-            return {"alg": HPKE, "sealed": sealed, "mac": encode64(mac)}
-        reply_key = self._derived("reply", self.keys.seal)
+            return {
+                "alg": HPKE,
+                "sealed": sealed,
+                "mac": encode64(hmac.digest(mac_key, sealed.encode(), "sha256")),
+            }
+        reply_key = _mac(self.keys.seal, "reply", self.request_id, self.nonce)
         if self.alg == A256CTR_HS256:
-            mac_key = self._derived("mac", self.keys.seal)
-            return {"alg": self.alg, "sealed": encode64(seal_ctr(reply_key, mac_key, entropy(16), plaintext, context))}
+            return {
+                "alg": A256CTR_HS256,
+                "sealed": encode64(seal_ctr(reply_key, mac_key, entropy(16), plaintext, context)),
+            }
         return {"alg": A256GCM, "sealed": encode64(seal_gcm(reply_key, entropy(12), plaintext, context))}
-
-    def _derived(self, purpose: str, seal: bytes) -> bytes:
-        """`K_reply` or `K_mac` of this message."""
-        return _mac(seal, purpose, self.request_id, self.nonce or "")
 
 
 def seal_gcm(key: bytes, iv: bytes, plaintext: bytes, context: bytes) -> bytes:
@@ -168,24 +170,33 @@ class VaultError(Exception):
 
 
 class Vault:
-    """Sealing at rest. `keys` are key-encryption keys of 32 bytes by epoch; the newest seals, each opens its own."""
+    """Sealing at rest. `keys` are key-encryption keys of 32 bytes by epoch; the newest seals, each opens its own.
 
-    def __init__(self, keys: Mapping[int, bytes], entropy: Callable[[int], bytes]) -> None:
+    `pepper` keys the fingerprints; without it they are keyed as they were before it was a key of its own. A process
+    keeps former keys until it ends: what was read a moment before a rotation still opens.
+    """
+
+    def __init__(self, keys: Mapping[int, bytes], entropy: Callable[[int], bytes], pepper: bytes | None = None) -> None:
         if not keys:
             raise ValueError("a vault needs at least one key")
         self._ciphers = {epoch: AESGCM(key) for epoch, key in keys.items()}
-        self._epoch = max(keys)
+        self.epoch = max(keys)
         self._entropy = entropy
-        self._fingerprint_key = hmac.digest(keys[min(keys)], b"prov/v1 fingerprint", "sha256")
+        self._fingerprint_key = first_pepper(keys) if pepper is None else pepper
+
+    def add(self, epoch: int, key: bytes) -> None:
+        """One more key; if it is the newest, it seals from now on."""
+        self._ciphers[epoch] = AESGCM(key)
+        self.epoch = max(self._ciphers)
 
     def __repr__(self) -> str:
-        return f"Vault(epoch={self._epoch})"
+        return f"Vault(epoch={self.epoch})"
 
     def seal(self, secret: bytes, context: str) -> str:
         """Text that only `open` with the same `context` turns back."""
         iv = self._entropy(12)
-        sealed = iv + self._ciphers[self._epoch].encrypt(iv, secret, context.encode())
-        return f"{self._epoch}.{encode64(sealed)}"
+        sealed = iv + self._ciphers[self.epoch].encrypt(iv, secret, context.encode())
+        return f"{self.epoch}.{encode64(sealed)}"
 
     def open(self, sealed: str, context: str) -> bytes:
         """The secret; raises `VaultError`."""
@@ -201,9 +212,24 @@ class Vault:
         return encode64(hmac.digest(self._fingerprint_key, f"{context}|{secret}".encode(), "sha256"))
 
 
+def epoch_of(sealed: str) -> int:
+    """Epoch of the key that a text of `Vault.seal` opens with."""
+    return int(sealed.partition(".")[0])
+
+
 def new_key(entropy: Callable[[int], bytes]) -> bytes:
-    """A key-encryption key for `Vault`."""
+    """A key-encryption key, or a pepper, for `Vault`."""
     return entropy(32)
+
+
+def first_pepper(keys: Mapping[int, bytes]) -> bytes:
+    """The pepper of an installation made before it was a key of its own: it hung on the first epoch."""
+    return hmac.digest(keys[min(keys)], b"prov/v1 fingerprint", "sha256")
+
+
+def key_id(key: bytes) -> str:
+    """16 hex digits that tell one key from another and say nothing about it."""
+    return hmac.digest(key, b"prov/v1 key id", "sha256")[:8].hex()
 
 
 def new_password(entropy: Callable[[int], bytes]) -> str:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "user": ("users:app", "Logins that devices start with."),
     "token": ("tokens:app", "Bearer tokens of operators."),
     "request": ("requests:app", "Provision requests: permissions for one device each."),
+    "keys": ("keys:app", "Keys that the ledger is sealed under."),
     "device": ("devices:app", "Be a device: claim a credential, log in with it."),
     "fleet": ("devices:fleet_app", "Be many devices."),
     "demo": ("demo:app", "200 simulated devices get their credentials, with a live display."),

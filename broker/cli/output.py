@@ -12,7 +12,8 @@ from __future__ import annotations
 import getpass
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -99,6 +100,17 @@ def emit(value: Any, columns: Mapping[str, str], *, as_json: bool, empty: str = 
 def say(sentence: str) -> None:
     """Advice for people, on standard error."""
     sys.stderr.write(sentence + "\n")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error while it is a terminal; the function is told how much is done, and of how much."""
+    from rich.console import Console  # noqa: PLC0415  # as above
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=max(done, of))
 
 
 def read_secret(prompt: str, file: Path | None = None, *, repeat: bool = False) -> str:

@@ -11,11 +11,12 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from broker.http import accounts, health, requests
+from broker.http import accounts, health, keys, requests
 from broker.http.gate import Gate
 from broker.http.problems import MEDIA_TYPE, Problem, answer
 from provisioner import __version__
 from provisioner.administration import Administration
+from provisioner.epochs import Epochs
 from provisioner.errors import ProvisionerError
 from provisioner.ports import Clock
 
@@ -25,11 +26,12 @@ _SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "operation_sp
 
 def create_app(
     administration: Administration,
+    epochs: Epochs,
     clock: Clock,
     readiness: Callable[[], Awaitable[Mapping[str, bool]]],
     metrics_registry: CollectorRegistry,
 ) -> FastAPI:
-    """The operator API over `administration`.
+    """The operator API over `administration` and `epochs`.
 
     `readiness` names each part and tells whether it works; it does not raise. `metrics_registry`: see `metrics.py`.
     """
@@ -46,11 +48,12 @@ def create_app(
         exception_handlers=dict.fromkeys((ProvisionerError, RequestValidationError, HTTPException), _answer),
     )
     app.state.administration = administration
+    app.state.epochs = epochs
     app.state.clock = clock
     app.state.readiness = readiness
     app.state.metrics = metrics_registry
     app.add_middleware(Gate, authenticate=administration.authenticate)
-    for router in (requests.router, accounts.accounts, accounts.users, accounts.tokens, health.router):
+    for router in (requests.router, accounts.accounts, accounts.users, accounts.tokens, keys.router, health.router):
         app.include_router(router)
     return app
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPBearer
 
 from provisioner.administration import Administration
+from provisioner.epochs import Epochs
 from provisioner.model import Millis
 from provisioner.policy import Actor
 
@@ -18,6 +19,7 @@ class Call:
     """One call of the operator API; the clock is read once."""
 
     administration: Administration
+    epochs: Epochs
     actor: Actor
     now: Millis
 
@@ -28,7 +30,7 @@ async def _call(
 ) -> Call:
     """The gate has authenticated already; the scheme is named here for the OpenAPI document only."""
     parts = request.app.state
-    return Call(parts.administration, request.state.actor, parts.clock())
+    return Call(parts.administration, parts.epochs, request.state.actor, parts.clock())
 
 
 Asked = Annotated[Call, Depends(_call)]

@@ -63,7 +63,8 @@ UPDATE request SET status = :status, activates_on = :activates_on, expires_on = 
  WHERE id = :id;
 
 -- name: save_job
-UPDATE request SET keys_sealed = :keys_sealed, phase = :phase, generation = :generation,
+-- A rotation may have sealed the keys anew since they were read: what is as it was is not written back.
+UPDATE request SET keys_sealed = iif(:keys_changed, :keys_sealed, keys_sealed), phase = :phase, generation = :generation,
        proved_generation = :proved_generation, retry_count = :retry_count, rotate_wanted = :rotate_wanted,
        stop_wanted = :stop_wanted, skipped = :skipped, progress = :progress, start_on = :start_on,
        last_refusal = :last_refusal, job_status = :job_status, job_optlock = :job_optlock
@@ -86,8 +87,9 @@ INSERT INTO credential (device_broker, client_id, generation, request_id, accoun
        secret_sealed, secret_hash, state, minted_on, confirm_before, due_on, attempts, settled_on)
 VALUES (:device_broker, :client_id, :generation, :request_id, :account_name, :username, :coupling, :identity,
        :secret_sealed, :secret_hash, :state, :minted_on, :confirm_before, :due_on, :attempts, :settled_on)
+-- A password is sealed once, at the mint, and wiped once: in between only a rotation writes it.
 ON CONFLICT (device_broker, client_id, generation) DO UPDATE SET
-       secret_sealed = excluded.secret_sealed, state = excluded.state, confirm_before = excluded.confirm_before,
+       secret_sealed = iif(excluded.secret_sealed IS NULL, NULL, secret_sealed), state = excluded.state, confirm_before = excluded.confirm_before,
        due_on = excluded.due_on, attempts = excluded.attempts, settled_on = excluded.settled_on;
 
 -- name: bind
@@ -177,3 +179,38 @@ SELECT id, name, role, account_id, token_hash, created_on FROM token ORDER BY id
 
 -- name: delete_token
 DELETE FROM token WHERE id = :id;
+
+-- name: list_epochs
+SELECT epoch, key_id, made_on, state FROM vault_key ORDER BY epoch;
+
+-- name: save_epoch
+INSERT INTO vault_key (epoch, key_id, made_on, state) VALUES (:epoch, :key_id, :made_on, :state)
+ON CONFLICT (epoch) DO UPDATE SET state = excluded.state;
+
+-- name: find_ledger
+SELECT pepper_id, pass_position, copied_on, generation_floor FROM ledger;
+
+-- name: begin_pass
+UPDATE ledger SET pepper_id = coalesce(pepper_id, :pepper_id), pass_position = NULL;
+
+-- name: note_pass
+UPDATE ledger SET pass_position = :position;
+
+-- name: sealed_request
+-- A rotation passes every row, sealed or not: each call is over after as many as it may.
+SELECT id, keys_sealed FROM request WHERE id > coalesce(:key_0, 0) ORDER BY id LIMIT :limit;
+
+-- name: sealed_credential
+SELECT device_broker, client_id, generation, secret_sealed FROM credential
+ WHERE (device_broker, client_id, generation) > (coalesce(:key_0, ''), coalesce(:key_1, ''), coalesce(:key_2, 0))
+ ORDER BY device_broker, client_id, generation LIMIT :limit;
+
+-- name: reseal_request
+UPDATE request SET keys_sealed = :after WHERE id = :key_0 AND keys_sealed = :before;
+
+-- name: reseal_credential
+UPDATE credential SET secret_sealed = :after
+ WHERE device_broker = :key_0 AND client_id = :key_1 AND generation = :key_2 AND secret_sealed = :before;
+
+-- name: count_sealed
+SELECT (SELECT count(*) FROM request) + (SELECT count(*) FROM credential);

@@ -28,6 +28,7 @@ import aiosqlite
 from provisioner.errors import Conflict, Unavailable
 from provisioner.model import Account, Credential, Dossier, Millis, ProvisionRequest, Token, User
 from provisioner.ports import Listing, Unit
+from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.migrations import migrate
 from provisioner.store.statements import (
     SQL,
@@ -52,6 +53,8 @@ _PRAGMAS = (
     "PRAGMA cache_size = -16000",
 )
 _MOST = 256
+_FORMER_KEY = "sealed under a former key"
+"""What a trigger of the schema says."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -102,6 +105,10 @@ class _Gatherer(Generic[A, B]):
             await asyncio.wait([self._task])
 
 
+class _FormerKey(Conflict):
+    """Something was sealed anew under a former key: a rotation began since, so it is stale (`epochs`, rule 2)."""
+
+
 class Connection(Protocol):
     """A database connection that works somewhere else, one function after the other."""
 
@@ -131,6 +138,7 @@ class SqliteStore:
         self._claims = _Gatherer(self._find_claims)
         self._usernames = _Gatherer(self._find_usernames)
         self._units = _Gatherer(self._commit_batch)
+        self.keys = SqliteKeys(self._read, self._transact)
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
@@ -287,6 +295,8 @@ class SqliteStore:
         for unit in units:
             try:
                 outcomes += await self._transact(partial(_write_units, [unit]))
+            except _FormerKey:
+                outcomes.append(False)
             except Conflict as conflict:
                 outcomes.append(conflict)
         return outcomes
@@ -356,6 +366,8 @@ class SqliteStore:
         try:
             return await self._writer.run(partial(_transaction, work))
         except sqlite3.IntegrityError as error:
+            if _FORMER_KEY in str(error):
+                raise _FormerKey("busy", "the key it was sealed under is being replaced") from error
             raise Conflict("conflict", "something of that name or id is there already") from error
         except (sqlite3.Error, ValueError) as error:
             raise Unavailable("the database cannot be written") from error
@@ -400,7 +412,8 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> None:
     for unit in units:
         for saved in unit.saved:
             if saved.after.job_optlock != saved.before.job_optlock:
-                jobs.append(job_values(saved.after))
+                changed = saved.after.keys_sealed != saved.before.keys_sealed
+                jobs.append(job_values(saved.after) | {"keys_changed": changed})
             if saved.after.optlock != saved.before.optlock:
                 requests.append(request_values(saved.after))
         added += [request_values(request) for request in unit.added]

@@ -10,10 +10,6 @@ import pytest
 from broker.datadir import DataDir, Running, Unusable
 
 
-def new_key() -> bytes:
-    return os.urandom(32)
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> DataDir:
     made = DataDir(tmp_path / "data")
@@ -26,7 +22,7 @@ def mode(path: Path) -> int:
 
 
 def test_it_is_ours_alone(directory: DataDir) -> None:
-    directory.load_keys(new_key)
+    directory.create_secret("keys/vault-1", "k")
     directory.save_secret("admin-token", "t")
     assert mode(directory.path) == mode(directory.path / "keys") == 0o700
     assert mode(directory.path / "keys" / "vault-1") == mode(directory.path / "admin-token") == 0o600
@@ -50,41 +46,34 @@ def test_a_directory_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None
         DataDir(tmp_path / "file" / "data").prepare()
 
 
-def test_the_key_is_made_once_and_stays(directory: DataDir) -> None:
-    keys = directory.load_keys(new_key)
-    assert list(keys) == [1]
-    assert len(keys[1]) == 32
-    assert directory.load_keys(new_key) == keys
-
-
-def test_further_epochs_are_found(directory: DataDir) -> None:
-    first = directory.load_keys(new_key)[1]
-    second = directory.path / "keys" / "vault-2"
-    second.write_text("07" * 32 + "\n")
-    second.chmod(0o600)
-    assert directory.load_keys(new_key) == {1: first, 2: bytes([7]) * 32}
-
-
-def test_no_key_is_made_beside_an_old_ledger(directory: DataDir) -> None:
-    directory.ledger.write_bytes(b"")
-    with pytest.raises(Unusable, match="holds no key but there is a ledger: put back the keys"):
-        directory.load_keys(new_key)
-    assert list((directory.path / "keys").iterdir()) == []
-
-
-def test_a_key_that_others_may_read_is_refused(directory: DataDir) -> None:
-    directory.load_keys(new_key)
-    (directory.path / "keys" / "vault-1").chmod(0o640)
-    with pytest.raises(Unusable, match="chmod 600"):
-        directory.load_keys(new_key)
-
-
-@pytest.mark.parametrize("content", [b"", b"00\n", b"zz" * 32, b"\xff" * 64])
-def test_a_damaged_key_is_refused(directory: DataDir, content: bytes) -> None:
-    directory.load_keys(new_key)
-    (directory.path / "keys" / "vault-1").write_bytes(content)
+def test_a_damaged_secret_is_refused(directory: DataDir) -> None:
+    directory.save_secret("admin-token", "t")
+    (directory.path / "admin-token").write_bytes(b"\xff" * 64)
     with pytest.raises(Unusable, match="is damaged"):
-        directory.load_keys(new_key)
+        directory.load_secret("admin-token")
+
+
+def test_a_secret_that_others_may_read_is_refused(directory: DataDir) -> None:
+    directory.save_secret("admin-token", "t")
+    (directory.path / "admin-token").chmod(0o640)
+    with pytest.raises(Unusable, match="chmod 600"):
+        directory.load_secret("admin-token")
+
+
+def test_a_secret_that_is_there_stays(directory: DataDir) -> None:
+    for text in ("one", "two"):
+        directory.create_secret("keys/vault-1", text)
+    assert directory.load_secret("keys/vault-1") == "one"
+    assert [file.name for file in directory.keys.iterdir()] == ["vault-1"]
+
+
+def test_a_deleted_secret_is_off_the_disk(directory: DataDir, tmp_path: Path) -> None:
+    directory.save_secret("keys/vault-1", "secret")
+    other = tmp_path / "another-name"
+    other.hardlink_to(directory.keys / "vault-1")  # who still holds the file sees what is left of it
+    directory.delete_secret("keys/vault-1")
+    directory.delete_secret("keys/vault-1")
+    assert (list(directory.keys.iterdir()), other.read_bytes()) == ([], bytes(len("secret\n")))
 
 
 def test_a_secret_is_whole_and_can_be_replaced(directory: DataDir) -> None:

@@ -167,4 +167,5 @@ def test_every_statement_is_one_statement() -> None:
         assert "{" not in text, name
     with pytest.raises(ValueError, match="middle"):
         list(statements("SELECT 1"))
-    assert [number for number, _, _ in shipped()] == list(range(1, len(shipped()) + 1))
+    numbers = [number for number, _, _ in shipped()]
+    assert numbers == sorted(set(numbers))

@@ -20,6 +20,7 @@ ROUTES = {
     ("post", "/v2/accounts"), ("get", "/v2/accounts"), ("get", "/v2/accounts/{name_or_id}"),
     ("post", "/v2/users"), ("get", "/v2/users"), ("post", "/v2/users/{user_id}/password"),
     ("post", "/v2/tokens"), ("get", "/v2/tokens"), ("delete", "/v2/tokens/{token_id}"),
+    ("get", "/v2/keys"), ("post", "/v2/keys/rotate"), ("post", "/v2/keys/{epoch}/retire"),
     ("get", "/healthz"), ("get", "/readyz"), ("get", "/metrics"),
 }  # fmt: skip
 

@@ -35,6 +35,9 @@ CALLS: list[tuple[str, str, Any, frozenset[Role]]] = [
     ("GET", "/v2/tokens", None, ADMINS),
     ("POST", "/v2/tokens", {"name": "fresh", "role": "viewer"}, ADMINS),
     ("DELETE", "/v2/tokens/1", None, ADMINS),
+    ("GET", "/v2/keys", None, ADMINS),
+    ("POST", "/v2/keys/rotate", None, ADMINS),
+    ("POST", "/v2/keys/1/retire", None, ADMINS),
     ("GET", "/metrics", None, EVERYBODY),
 ]
 

@@ -10,9 +10,11 @@ import httpx2
 
 from broker.http.app import create_app
 from broker.http.metrics import registry
+from broker.keyring import ForeignKeys
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
 from provisioner.entities import NewAccount
+from provisioner.epochs import Epochs
 from provisioner.handover import Vault
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
@@ -80,7 +82,9 @@ class World:
             os.urandom,
         )
         figures = registry(lambda: {"offer": 2, "denied": 1}, lambda: 3)
-        self.app = create_app(self.administration, lambda: self.now, self._readiness, figures)
+        keyring = ForeignKeys("in this test", {"vault-1": "00" * 32, "pepper": "01" * 32}.items())
+        self.epochs = Epochs(store.keys, keyring, vault, os.urandom)
+        self.app = create_app(self.administration, self.epochs, lambda: self.now, self._readiness, figures)
 
     @classmethod
     async def on(cls, folder: Path) -> Self:
