@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -33,12 +34,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     form = ("console" if stream.isatty() else "json") if form == "auto" else form
     number = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        hide_secrets,
-    ]
+    shared: list[Processor] = [structlog.processors.add_log_level, Stamper(), hide_secrets]
     last: list[Processor]
     if form == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=_write_traceback)
@@ -68,14 +64,33 @@ _ENCODER = json.JSONEncoder(default=str)
 
 
 def _to_json(event: object, **_options: object) -> str:
-    """ASCII JSON; `json.dumps` with options would make an encoder for each line."""
-    return _ENCODER.encode(event)
+    """ASCII JSON without control characters; `json.dumps` with options would make an encoder for each line."""
+    return _ENCODER.encode(event).replace("\x7f", "\\u007f")
+
+
+class Stamper:
+    """Adds `timestamp`, RFC 3339 with microseconds in UTC; the seconds are spelled once for all lines in them."""
+
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        self._clock = clock
+        self._second = -1
+        self._spelled = ""
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """A `Processor`."""
+        second, nanoseconds = divmod(self._clock(), 1_000_000_000)
+        if second != self._second:
+            self._spelled = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = second
+        event["timestamp"] = f"{self._spelled}{nanoseconds // 1000:06}Z"
+        return event
 
 
 def hide_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Blank every field whose name says that it is a secret."""
-    for name in SECRETS & event.keys():
-        event[name] = "…"
+    if not SECRETS.isdisjoint(event):
+        for name in SECRETS & event.keys():
+            event[name] = "…"
     return event
 
 

@@ -116,22 +116,20 @@ class Conversation:
         if self.nonce is None or self.keys.seal is None:
             raise ValueError("only a proved claim with its sealing key can be answered sealed")
         context = f"prov/v1 reply|{self.user}|{self.client_id}".encode()
-        mac_key = _mac(self.keys.seal, "mac", self.request_id, self.nonce)
         if self.seal_to:
             public = X25519PublicKey.from_public_bytes(decode64(self.seal_to))
             sealed = encode64(_SUITE.encrypt(plaintext, public, context))
-            return {
-                "alg": HPKE,
-                "sealed": sealed,
-                "mac": encode64(hmac.digest(mac_key, sealed.encode(), "sha256")),
-            }
-        reply_key = _mac(self.keys.seal, "reply", self.request_id, self.nonce)
+            mac = hmac.digest(self._derived("mac", self.keys.seal), sealed.encode(), "sha256")
+            return {"alg": HPKE, "sealed": sealed, "mac": encode64(mac)}
+        reply_key = self._derived("reply", self.keys.seal)
         if self.alg == A256CTR_HS256:
-            return {
-                "alg": A256CTR_HS256,
-                "sealed": encode64(seal_ctr(reply_key, mac_key, entropy(16), plaintext, context)),
-            }
+            mac_key = self._derived("mac", self.keys.seal)
+            return {"alg": self.alg, "sealed": encode64(seal_ctr(reply_key, mac_key, entropy(16), plaintext, context))}
         return {"alg": A256GCM, "sealed": encode64(seal_gcm(reply_key, entropy(12), plaintext, context))}
+
+    def _derived(self, purpose: str, seal: bytes) -> bytes:
+        """`K_reply` or `K_mac` of this message."""
+        return _mac(seal, purpose, self.request_id, self.nonce or "")
 
 
 def seal_gcm(key: bytes, iv: bytes, plaintext: bytes, context: bytes) -> bytes:

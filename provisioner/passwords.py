@@ -3,7 +3,8 @@
 1. A password that people chose is kept as Argon2id (OWASP profile: 19 MiB, t=2, p=1), a generated one as a keyed hash:
    with 140 bits no slow hash is needed (NIST SP 800-63B, section 5.1.2).
 2. A slow verification runs in a thread, one at a time: a storm of CONNECTs must not take the machine.
-3. What verified once is remembered under a keyed hash in memory, so each further CONNECT costs microseconds.
+3. What verified once is remembered under a keyed hash in memory, so each further CONNECT costs microseconds. Those who
+   come with the same login while it is being verified share that verification: a herd after a start is one of them.
 4. Unknown user and wrong password cost the same: both run the slow verification wherever any user has a slow hash.
 """
 
@@ -36,6 +37,7 @@ class Passwords:
         self._verified: OrderedDict[bytes, None] = OrderedDict()
         self._slot = asyncio.Semaphore(1)
         self._waiting = 0
+        self._verifying: dict[bytes, asyncio.Task[bool]] = {}
         self._decoy: str | None = None
 
     def hash_generated(self, password: str) -> str:
@@ -67,12 +69,19 @@ class Passwords:
             if slow_refusals:
                 await self._slow(None, password)
         else:
-            good = await self._slow(stored, password)
+            good = await self._shared(memory, stored, password)
         if good:
             self._verified[memory] = None
             if len(self._verified) > _REMEMBERED:
                 self._verified.popitem(last=False)
         return good
+
+    async def _shared(self, memory: bytes, stored: str, password: bytes) -> bool:
+        task = self._verifying.get(memory)
+        if task is None:
+            task = self._verifying[memory] = asyncio.create_task(self._slow(stored, password))
+            task.add_done_callback(lambda _: self._verifying.pop(memory))
+        return await asyncio.shield(task)
 
     async def _slow(self, stored: str | None, password: bytes) -> bool:
         if self._waiting >= _WAITING:

@@ -5,6 +5,8 @@
    the comparison took tells nothing about which devices exist.
 3. What nobody expected is `unavailable` to the device, and one traceback in the log.
 4. The log line has no key, password, proof or CSR: it is made of names and of our own words.
+5. A claim that would wait too long is answered `slow-down` before anything is looked up, whoever sent it (`backlog`).
+   Acks are always taken: they end hand-overs that were begun.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from collections.abc import Callable
 import structlog
 
 from broker.mqtt import messages
+from broker.mqtt.backlog import Backlog, BacklogLimits
 from broker.mqtt.interface import Answer, Inbound, LoginVerdict
 from broker.mqtt.messages import CONTENT_TYPE, Body
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.model import Millis, Offer, Origin, Taken
+from provisioner.model import Claim, Millis, Offer, Origin, Taken
 from provisioner.ports import Entropy
 from provisioner.service import Provisioner
 
@@ -36,6 +39,7 @@ class Responder:
         self._provisioner = provisioner
         self._clock = clock
         self._entropy = entropy
+        self._backlog = Backlog(BacklogLimits(), entropy)
         # Bound once: a logger that binds per line costs as much as the line.
         self._log = log.bind()
         self.answered: Counter[tuple[str, str]] = Counter()
@@ -85,13 +89,21 @@ class Responder:
             body.read(message.payload)
             if message.kind == "request":
                 claim = messages.parse_claim(body, message.user, message.client_id, origin, message.reply_limit)
-                return await self._provisioner.claim(claim, now)
+                return await self._claim(claim, now)
             return await self._provisioner.ack(messages.parse_ack(body, message.user, message.client_id, origin), now)
         except ProvisionerError as error:
             return error
         except Exception:
             log.exception("internal", action=message.kind, client_id=message.client_id, trace=trace)
             return Unavailable("internal", retry_after=30)
+
+    async def _claim(self, claim: Claim, now: Millis) -> Offer:
+        if again := self._backlog.take(time.monotonic()):
+            raise Rejected(Reason.SLOW_DOWN, retry_after=again)
+        try:
+            return await self._provisioner.claim(claim, now)
+        finally:
+            self._backlog.end(time.monotonic())
 
     def bad_topic(self, user: str, client_id: str) -> Answer:
         """See `Service`."""

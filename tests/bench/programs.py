@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,25 +46,37 @@ async def null_endpoint() -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def provisioner(folder: Path) -> AsyncIterator[Server]:
+async def provisioner(
+    folder: Path, settings: Mapping[str, str] | None = None, soft_file_limit: int | None = None
+) -> AsyncIterator[Server]:
     """The real program on an empty data directory in `folder`."""
-    settings = {
+    own = {
         "PROVISIONER_DATA_DIR": str(folder / "data"),
         "PROVISIONER_ENDPOINT__LISTEN": "127.0.0.1:0",
         "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
         "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
     }
-    async with _started("broker", "serve", settings=settings, log=folder / "log") as (said, process):
+    environment = own | dict(settings or {})
+    async with _started(
+        "broker", "serve", settings=environment, log=folder / "log", soft_file_limit=soft_file_limit
+    ) as (said, process):
         yield Server(int(said["endpoint"].rpartition(":")[2]), said, process)
 
 
 @asynccontextmanager
 async def _started(
-    module: str, *arguments: str, settings: dict[str, str] | None = None, log: Path | None = None
+    module: str,
+    *arguments: str,
+    settings: dict[str, str] | None = None,
+    log: Path | None = None,
+    soft_file_limit: int | None = None,
 ) -> AsyncIterator[tuple[dict[str, Any], psutil.Process]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PROVISIONER_")}
+    # A shell sets the limit and becomes the program: the process id stays.
+    limited = () if soft_file_limit is None else ("sh", "-c", f'ulimit -S -n {soft_file_limit}; exec "$@"', "sh")
     with (log or Path(os.devnull)).open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
+            *limited,
             sys.executable,
             "-m",
             module,
@@ -132,12 +144,14 @@ def login(folder: Path) -> tuple[str, str]:
     return user, password
 
 
-async def generate(order: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
+async def generate(
+    order: dict[str, Any], progress: Callable[[int], None], module: str = "tests.bench.generator"
+) -> dict[str, Any]:
     """Run one round in a generator of its own; returns its last word."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.bench.generator",
+        module,
         cwd=_ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -155,7 +169,7 @@ async def generate(order: dict[str, Any], progress: Callable[[int], None]) -> di
                 if "done" in said:
                     progress(said["done"])
             await process.wait()
-        if "seconds" not in said:
+        if process.returncode or "done" in said:
             raise SystemExit("the generator ended early")
         return said
     finally:

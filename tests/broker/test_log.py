@@ -7,7 +7,7 @@ import logging
 import pytest
 import structlog
 
-from broker.log import configure
+from broker.log import Stamper, configure
 
 pytestmark = pytest.mark.usefixtures("log_undone")
 
@@ -34,7 +34,7 @@ def test_an_event_is_one_json_line() -> None:
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_no_control_character_is_written_raw(form: str) -> None:
     stream = written(form)
-    structlog.get_logger().info("claim\x9b", client_id="a\x1b[31mb\nc\x07")
+    structlog.get_logger().info("claim\x9b", client_id="a\x1b[31mb\nc\x07\x7f")
     try:
         fail("x")
     except ValueError:
@@ -64,6 +64,13 @@ def test_levels_are_obeyed_and_libraries_are_quieter() -> None:
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == "yes 1"
     assert json.loads(line)["logger"] == "library"
+
+
+def test_times_are_utc_with_microseconds_across_seconds() -> None:
+    instants = iter((1_795_377_600_000_001_999, 1_795_377_600_999_999_999, 1_795_377_601_000_000_000))
+    stamp = Stamper(lambda: next(instants))
+    stamped = [stamp(None, "info", {})["timestamp"] for _ in range(3)]
+    assert stamped == ["2026-11-22T20:00:00.000001Z", "2026-11-22T20:00:00.999999Z", "2026-11-22T20:00:01.000000Z"]
 
 
 def test_auto_is_json_where_no_terminal_is() -> None:

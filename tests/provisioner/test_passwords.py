@@ -39,3 +39,14 @@ async def test_a_storm_of_slow_verifications_is_refused_not_queued() -> None:
     assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == 8
     with pytest.raises(Unavailable):
         raise next(outcome for outcome in outcomes if isinstance(outcome, Unavailable))
+
+
+async def test_a_herd_with_one_login_is_verified_once() -> None:
+    passwords = Passwords(os.urandom)
+    stored = await passwords.hash_chosen("p")
+    tasks = [asyncio.create_task(passwords.verify(stored, b"p", slow_refusals=True)) for _ in range(500)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    assert await asyncio.gather(*tasks[1:]) == [True] * 499
+    assert tasks[0].cancelled()
+    assert not await passwords.verify(stored, b"q", slow_refusals=True)
