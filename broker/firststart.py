@@ -42,7 +42,7 @@ async def complete(administration: Administration, directory: DataDir, provision
 async def _make_login(administration: Administration, directory: DataDir, account: str, now: Millis) -> None:
     users = [user for user in await administration.list_users(_NOBODY) if user.username == USER]
     if users:
-        password = await administration.set_user_password(_NOBODY, users[0].id, None)
+        password = await administration.set_user_password(_NOBODY, users[0].id, None, now)
     else:
         _, password = await administration.create_user(_NOBODY, USER, None, account, now)
     if password is not None:
@@ -52,6 +52,6 @@ async def _make_login(administration: Administration, directory: DataDir, accoun
 async def _make_token(administration: Administration, directory: DataDir, now: Millis) -> None:
     for token in await administration.list_tokens(_NOBODY):
         if token.name == _TOKEN_NAME:
-            await administration.delete_token(_NOBODY, token.id)
+            await administration.delete_token(_NOBODY, token.id, now)
     _, text = await administration.create_token(_NOBODY, _TOKEN_NAME, Role.ADMIN, None, now)
     directory.save_secret(TOKEN_FILE, text.reveal())

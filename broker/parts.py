@@ -134,7 +134,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     broker = EmbeddedBroker(authenticate)
     devices = EmbeddedDevices(broker.kick)
     brokers = {devices.name: devices}
-    jobs = Jobs(store, brokers, vault)
+    jobs = Jobs(store, brokers, vault, entropy)
     jobs.wake = wake.set
     provisioner = Provisioner(
         store,

@@ -16,6 +16,7 @@ from provisioner import policy, transitions
 from provisioner.entities import Desk
 from provisioner.errors import Conflict, Invalid, NotFound, QuotaExceeded, Refused, Unavailable
 from provisioner.handover import new_text
+from provisioner.journal import line_about
 from provisioner.keys import reveal_key, seal_key
 from provisioner.lifecycle import Event, Phase, may
 from provisioner.model import (
@@ -34,7 +35,7 @@ from provisioner.model import (
     evolve,
 )
 from provisioner.policy import Actor, check_role
-from provisioner.ports import Listing, Saved, Unit
+from provisioner.ports import Listing, Note, Saved, Unit
 
 _TRIES = 8
 _LONGEST_CONFIRM = 24 * 3600
@@ -100,6 +101,7 @@ class Administration(Desk):
             replaced = await self._make_room(account, new, now)
             request = self._request_of(actor, account, user, new, key, now)
             unit = Unit(
+                Note(now, "create", actor.token_id),
                 saved=tuple(saved for saved, _ in replaced),
                 added=(request,),
                 credentials=tuple(credential for _, leaving in replaced for credential in leaving),
@@ -248,12 +250,14 @@ class Administration(Desk):
             listing = replace(listing, accounts=tuple(asked))
         return await self._store.list_requests(listing)
 
-    async def reveal_key(self, actor: Actor, request_id: int) -> Secret:
-        """The activation key, as long as it is kept. Raises `Forbidden`, `Conflict`."""
+    async def reveal_key(self, actor: Actor, request_id: int, now: Millis) -> Secret:
+        """The activation key, as long as it is kept; the journal says who saw it. Raises `Forbidden`, `Conflict`."""
         check_role(actor)
-        key = reveal_key(self._vault, await self.get_request(actor, request_id))
+        request = await self.get_request(actor, request_id)
+        key = reveal_key(self._vault, request)
         if key is None:
             raise Conflict("key-wiped", "the activation key is not kept any more; reopen with generateActivationKey")
+        await self._store.record([line_about(Note(now, "reveal-key", actor.token_id), request)])
         return key
 
     # -- change --------------------------------------------------------------------------------------------------------
@@ -270,7 +274,8 @@ class Administration(Desk):
                 values["configuration"] = _configuration(values["configuration"])
             after = self._modified(before, actor, now, **values)
             self._check_changed(before, after)
-            if await self._store.commit(Unit(saved=(Saved(before, after),))):
+            note = Note(now, "update", actor.token_id, cause=", ".join(sorted(changes)))
+            if await self._store.commit(Unit(note, saved=(Saved(before, after),))):
                 self._wake()
                 return after
         raise _busy()
@@ -289,14 +294,14 @@ class Administration(Desk):
                 field="deviceCredentialsTight",
             )
 
-    async def delete_request(self, actor: Actor, request_id: int) -> None:
+    async def delete_request(self, actor: Actor, request_id: int, now: Millis) -> None:
         """Delete a request of which nothing is live; its credentials' names stay. Raises `Conflict`."""
         check_role(actor)
         for _ in range(_TRIES):
             request = await self.get_request(actor, request_id)
             if await self._store.find_credentials(request_id):
                 raise Conflict("still-live", "a credential of this request is live; revoke or stop it first")
-            if await self._store.delete_request(request):
+            if await self._store.delete_request(request, Note(now, "delete", actor.token_id)):
                 return
         raise _busy()
 
@@ -315,7 +320,8 @@ class Administration(Desk):
         for _ in range(_TRIES):
             before = await self._current(actor, request_id, optlock)
             after = self._modified(before, actor, now, status=status)
-            if await self._store.commit(Unit(saved=(Saved(before, after),))):
+            note = Note(now, "enable" if status is Status.ENABLED else "disable", actor.token_id)
+            if await self._store.commit(Unit(note, saved=(Saved(before, after),))):
                 return after
         raise _busy()
 
@@ -333,7 +339,7 @@ class Administration(Desk):
                 saved, leaving = await self._end_renewal(before, now)
             else:
                 saved, leaving = await self._withdraw(before, now, stop_wanted=True)
-            if (after := await self._commit_verb(actor, saved, leaving, now)) is not None:
+            if (after := await self._commit_verb(actor, "stop", saved, leaving, now)) is not None:
                 return after
         raise _busy()
 
@@ -342,7 +348,7 @@ class Administration(Desk):
         candidate = next((one for one in credentials if one.generation == before.generation), None)
         if candidate is None or candidate.generation == before.proved_generation:
             raise _busy()
-        unit = transitions.retire(before, candidate, now)
+        unit = transitions.retire(before, candidate, Note(now, "stop"))
         saved = unit.saved[0]
         return Saved(before, evolve(saved.after, rotate_wanted=False)), unit.credentials
 
@@ -352,7 +358,7 @@ class Administration(Desk):
         for _ in range(_TRIES):
             before = await self._current(actor, request_id, optlock)
             saved, leaving = await self._withdraw(before, now, stop_wanted=True)
-            if (after := await self._commit_verb(actor, saved, leaving, now)) is not None:
+            if (after := await self._commit_verb(actor, "revoke", saved, leaving, now)) is not None:
                 return after
         raise _busy()
 
@@ -374,7 +380,7 @@ class Administration(Desk):
                 raise Conflict("key-wiped", "the key of this request was wiped; reopen with generateActivationKey")
             count = before.retry_count if before.phase is Phase.RENEWING else 0
             saved = transitions.changed(before, rotate_wanted=True, retry_count=count)
-            if (after := await self._commit_verb(actor, saved, (), now)) is not None:
+            if (after := await self._commit_verb(actor, "rotate", saved, (), now)) is not None:
                 return after
         raise _busy()
 
@@ -404,7 +410,7 @@ class Administration(Desk):
             _check_window(saved.after.activates_on, saved.after.expires_on)
             if policy.is_lapsed(saved.after, now):
                 raise Conflict("window-over", "the window of this request is over; give a later expiresOn")
-            if (after := await self._commit_verb(actor, saved, leaving, now)) is not None:
+            if (after := await self._commit_verb(actor, "reopen", saved, leaving, now)) is not None:
                 return Created(after, key)
         raise _busy()
 
@@ -450,10 +456,11 @@ class Administration(Desk):
         )
 
     async def _commit_verb(
-        self, actor: Actor, saved: Saved, leaving: tuple[Credential, ...], now: Millis
+        self, actor: Actor, verb: str, saved: Saved, leaving: tuple[Credential, ...], now: Millis
     ) -> ProvisionRequest | None:
         after = self._modified(saved.after, actor, now)
-        if await self._store.commit(Unit(saved=(Saved(saved.before, after),), credentials=leaving)):
+        note = Note(now, verb, actor.token_id)
+        if await self._store.commit(Unit(note, saved=(Saved(saved.before, after),), credentials=leaving)):
             self._wake()
             return after
         return None

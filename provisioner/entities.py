@@ -12,7 +12,7 @@ from provisioner.logins import Logins
 from provisioner.model import Account, AccountKind, Coupling, Millis, Role, Secret, Token, User
 from provisioner.passwords import Passwords
 from provisioner.policy import Actor, check_role
-from provisioner.ports import DeviceBroker, Entropy, Store
+from provisioner.ports import DeviceBroker, Entropy, Note, Store
 
 _EPOCH = 1_577_836_800_000
 """2020-01-01: ids count milliseconds from here, so 41 bits last until 2089."""
@@ -98,7 +98,11 @@ class Desk:
         secret = Secret("prov_" + new_text(self._entropy, 40))
         fingerprint = self._vault.fingerprint(secret.reveal(), "token")
         token = Token(self._ids.next(now), name, role, account_id, fingerprint, now)
-        await self._add(self._store.add_token(token), "token", name)
+        await self._add(
+            self._store.add_token(token, Note(now, "create-token", actor.token_id, cause=f"{name}, {role}")),
+            "token",
+            name,
+        )
         return token, secret
 
     async def list_tokens(self, actor: Actor) -> Sequence[Token]:
@@ -108,13 +112,14 @@ class Desk:
         tokens = await self._store.list_tokens()
         return [token for token in tokens if visible is None or token.account_id in visible]
 
-    async def delete_token(self, actor: Actor, token_id: int) -> None:
+    async def delete_token(self, actor: Actor, token_id: int, now: Millis) -> None:
         """Raises `NotFound`; the operator's own token cannot be deleted with itself."""
         if token_id == actor.token_id:
             raise Conflict("own-token", "a token cannot delete itself; use another one")
-        if token_id not in {token.id for token in await self.list_tokens(actor)}:
+        name = next((token.name for token in await self.list_tokens(actor) if token.id == token_id), None)
+        if name is None:
             raise NotFound("no-such-token", "there is no such token")
-        await self._store.delete_token(token_id)
+        await self._store.delete_token(token_id, Note(now, "delete-token", actor.token_id, cause=name))
 
     # -- accounts ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +149,11 @@ class Desk:
             modified_on=now,
             modified_by=actor.token_id,
         )
-        await self._add(self._store.add_account(account), "account", new.name)
+        await self._add(
+            self._store.add_account(account, Note(now, "create-account", actor.token_id, cause=new.name)),
+            "account",
+            new.name,
+        )
         return account
 
     async def list_accounts(self, actor: Actor) -> Sequence[Account]:
@@ -215,7 +224,9 @@ class Desk:
                 raise NotFound("no-such-account", f"there is no provision account {self._provision_account}")
             account_id = account.id
         user = User(self._ids.next(now), account_id, username, stored, now, created_by)
-        await self._add(self._store.add_user(user), "user", username)
+        await self._add(
+            self._store.add_user(user, Note(now, "create-user", created_by, cause=username)), "user", username
+        )
         self._logins.forget()
         return user
 
@@ -224,10 +235,13 @@ class Desk:
         visible = await self._visible(actor)
         return [user for user in await self._store.list_users() if visible is None or user.account_id in visible]
 
-    async def set_user_password(self, actor: Actor, user_id: int, password: Secret | None) -> Secret | None:
+    async def set_user_password(
+        self, actor: Actor, user_id: int, password: Secret | None, now: Millis
+    ) -> Secret | None:
         """Replace a provision user's password; without one, one is generated and given back, once."""
         check_role(actor)
-        if user_id not in {user.id for user in await self.list_users(actor)}:
+        username = next((user.username for user in await self.list_users(actor) if user.id == user_id), None)
+        if username is None:
             raise NotFound("no-such-user", "there is no such provision user")
         generated = None
         if password is None:
@@ -235,7 +249,7 @@ class Desk:
             stored = self._passwords.hash_generated(generated.reveal())
         else:
             stored = await self._hash(password)
-        await self._store.save_user_password(user_id, stored)
+        await self._store.save_user_password(user_id, stored, Note(now, "set-password", actor.token_id, cause=username))
         self._logins.forget()
         return generated
 

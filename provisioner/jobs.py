@@ -17,8 +17,9 @@ from provisioner import transitions
 from provisioner.errors import Unavailable
 from provisioner.handover import Vault
 from provisioner.lifecycle import State
-from provisioner.model import Credential, Millis, ProvisionRequest, Secret
-from provisioner.ports import DeviceBroker, Install, Store, ToInstall, Unit
+from provisioner.model import Credential, Line, Millis, ProvisionRequest, Secret
+from provisioner.ports import DeviceBroker, Entropy, Install, Note, Store, ToInstall, Unit
+from provisioner.refusals import Refusals
 
 LEASE = 10_000
 """How long a worker has for one job, milliseconds."""
@@ -26,14 +27,17 @@ LEASE = 10_000
 _BATCH = 100
 _BACKOFF_CAP = 60_000
 _TRIES = 8
+_WINDOW_OVER = "the window is over"
+_TIME_OVER = "the confirm time is over"
 
 Key = tuple[str, str, int]
 """(device broker, clientId, generation)."""
 
 
-def backoff(attempts: int) -> Millis:
-    """Milliseconds until the next attempt: 1 s doubled each time, at most a minute."""
-    return int(min(_BACKOFF_CAP, 1000 * 2 ** min(attempts, 10)))
+def backoff(attempts: int, entropy: Entropy) -> Millis:
+    """Milliseconds until the next attempt: 1 s doubled each time, at most a minute, less up to a half by chance."""
+    longest: int = min(_BACKOFF_CAP, 1000 * 2 ** min(attempts, 10))
+    return longest - longest * entropy(1)[0] // 512
 
 
 def secret_context(credential: Credential) -> str:
@@ -52,10 +56,12 @@ class _Running:
 class Jobs:
     """The worker of one process."""
 
-    def __init__(self, store: Store, brokers: Mapping[str, DeviceBroker], vault: Vault) -> None:
+    def __init__(self, store: Store, brokers: Mapping[str, DeviceBroker], vault: Vault, entropy: Entropy) -> None:
         self._store = store
         self._brokers = brokers
         self._vault = vault
+        self._entropy = entropy
+        self._refusals = Refusals()
         self._installing: dict[Key, _Running] = {}
         self.wake: Callable[[], None] = lambda: None
         """Set by whoever runs the loop; called when something became due earlier than `step` said."""
@@ -95,13 +101,15 @@ class Jobs:
         try:
             outcome = (await self._broker(credential).install([ToInstall(credential, password)]))[0]
             if outcome is Install.DONE and self._installing[key].waiting:
-                unit = transitions.install_and_offer(request, credential)
+                unit = transitions.install_and_offer(
+                    request, credential, Note(now, "install", cause="installed, offered")
+                )
             elif outcome is Install.DONE:
-                unit = transitions.install(request, credential)
+                unit = transitions.install(request, credential, Note(now, "install", cause="installed"))
             elif outcome is Install.NEVER:
-                unit = transitions.fail(request, credential, now)
+                unit = transitions.fail(request, credential, Note(now, "install", cause="refused for good"))
             else:
-                unit = transitions.postpone(request, credential, now + backoff(credential.attempts))
+                unit = self._postponed(request, credential, now)
             committed = await self._store.commit(unit)
             self.wake()
             return unit if committed and unit.credentials[0].state is State.OFFERED else None
@@ -120,7 +128,8 @@ class Jobs:
     async def step(self, now: Millis) -> Millis | None:
         """Do what is due; when to come back (None: when woken). Raises `Unavailable`."""
         for request in await self._store.find_lapsed(now, _BATCH):
-            await self._store.commit(transitions.expire(request))
+            await self._store.commit(transitions.expire(request, Note(now, "expire", cause=_WINDOW_OVER)))
+        await self._record_refusals()
         leased = await self._store.lease_due(now, now + LEASE, _BATCH)
         await asyncio.gather(*(self._work(credential, dossier.request, now) for credential, dossier in leased))
         return now if len(leased) == _BATCH else await self._store.next_due()
@@ -128,14 +137,14 @@ class Jobs:
     async def _work(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
         if credential.state is State.MINTED:
             if credential.confirm_before <= now:
-                await self._store.commit(transitions.retire(request, credential, now))
+                await self._store.commit(transitions.retire(request, credential, Note(now, "retire", cause=_TIME_OVER)))
             elif credential.secret_sealed is not None:
                 password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
                 await self.await_install(request, credential, password, now, LEASE / 1000)
         elif credential.state in (State.INSTALLED, State.OFFERED):
             # The row is read after the lease took its `due_on`, so the confirm time itself decides.
             if credential.confirm_before <= now:
-                await self._store.commit(transitions.retire(request, credential, now))
+                await self._store.commit(transitions.retire(request, credential, Note(now, "retire", cause=_TIME_OVER)))
         elif credential.state is State.RETIRING:
             await self._retire(credential, request, now)
 
@@ -147,9 +156,11 @@ class Jobs:
         for _ in range(_TRIES):
             if gone:
                 others = await self._store.find_credentials(request.id)
-                unit = transitions.retired(request, credential, others, now)
+                unit = transitions.retired(
+                    request, credential, others, Note(now, "retired", cause="gone, sessions closed")
+                )
             else:
-                unit = transitions.postpone(request, credential, now + backoff(credential.attempts))
+                unit = self._postponed(request, credential, now)
             if await self._store.commit(unit):
                 return
             # Two generations of one request leave side by side: each goes on from what the other left.
@@ -158,14 +169,29 @@ class Jobs:
                 return
             request = dossier.request
 
+    def _postponed(self, request: ProvisionRequest, credential: Credential, now: Millis) -> Unit:
+        due_on = now + backoff(credential.attempts, self._entropy)
+        note = Note(now, "postpone", cause=f"the device broker is away, attempt {credential.attempts + 1}")
+        return transitions.postpone(request, credential, due_on, note)
+
     def _broker(self, credential: Credential) -> DeviceBroker:
         try:
             return self._brokers[credential.device_broker]
         except KeyError:
             raise Unavailable(f"the device broker {credential.device_broker} is not configured") from None
 
+    def tell(self, line: Line) -> None:
+        """Have the journal tell of a refusal, a moment later."""
+        if self._refusals.add(line):
+            self.wake()
+
     async def close(self) -> None:
-        """Let the installs under way end."""
+        """Let the installs under way end, and write what waits to be written."""
         tasks: Sequence[asyncio.Task[Unit | None]] = [running.task for running in self._installing.values()]
         if tasks:
             await asyncio.wait(tasks)
+        await self._record_refusals()
+
+    async def _record_refusals(self) -> None:
+        if lines := self._refusals.take():
+            await self._store.record(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from provisioner.errors import Reason
 from provisioner.handover import Conversation
@@ -364,6 +364,33 @@ class DeviceRights:
     username: str
     client_id: str
     grant: Grant
+
+
+class Line(NamedTuple):
+    """One decision in the journal.
+
+    `request_id` None and `client_id` empty: not about a device. `before` and `phase` are the request's, `actor` is an
+    operator's token id.
+    """
+
+    at: Millis
+    action: str
+    actor: int | None
+    source: str
+    request_id: int | None
+    client_id: str
+    generation: int | None
+    before: str | None
+    phase: str | None
+    cause: str
+
+
+class Entry(NamedTuple):
+    """A line in its place: `seq` counts from 1 without gaps, `digest` 32 bytes."""
+
+    seq: int
+    line: Line
+    digest: bytes
 
 
 Evolving = TypeVar("Evolving", ProvisionRequest, Credential)

@@ -18,7 +18,9 @@ from provisioner.model import (
     BrokerAddress,
     Credential,
     Dossier,
+    Entry,
     JobStatus,
+    Line,
     Millis,
     Offer,
     ProvisionRequest,
@@ -56,13 +58,38 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """What the journal tells about a decision: `action` is one word, `cause` our own words, never a secret.
+
+    `actor` is the operator's token id (None: a device or the provisioner itself), `source` a device's address.
+    """
+
+    at: Millis
+    action: str
+    actor: int | None = None
+    source: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Two units seem to have one activation key. `request` as it is after the unit, `detail` a sentence."""
+
+    request: ProvisionRequest
+    detail: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One unit of work: all of it or nothing."""
 
+    note: Note
     saved: tuple[Saved, ...] = ()
     added: tuple[ProvisionRequest, ...] = ()
     credentials: tuple[Credential, ...] = ()
     bound: Bound | None = None
+    suspicions: tuple[Suspicion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +148,10 @@ class Store(Protocol):
     async def count_open(self, account_id: int) -> int:
         """Requests of an account whose phase is neither closed nor CONFIRMED."""
 
-    async def delete_request(self, before: ProvisionRequest) -> bool:
+    async def delete_request(self, before: ProvisionRequest, note: Note) -> bool:
         """Delete a request (its credentials' names stay); False: it changed since it was read."""
 
-    async def add_account(self, account: Account) -> None:
+    async def add_account(self, account: Account, note: Note) -> None:
         """Raises `Conflict` when the name is taken."""
 
     async def find_account(self, account_id: int) -> Account | None:
@@ -136,7 +163,7 @@ class Store(Protocol):
     async def list_accounts(self) -> Sequence[Account]:
         """All of them, oldest first."""
 
-    async def add_user(self, user: User) -> None:
+    async def add_user(self, user: User, note: Note) -> None:
         """Raises `Conflict` when the user name is taken."""
 
     async def find_user(self, username: str) -> User | None:
@@ -145,10 +172,10 @@ class Store(Protocol):
     async def list_users(self) -> Sequence[User]:
         """All of them, oldest first."""
 
-    async def save_user_password(self, user_id: int, password_hash: str) -> None:
+    async def save_user_password(self, user_id: int, password_hash: str, note: Note) -> None:
         """Replace a provision user's password."""
 
-    async def add_token(self, token: Token) -> None:
+    async def add_token(self, token: Token, note: Note) -> None:
         """Raises `Conflict` when the name is taken."""
 
     async def find_token(self, token_hash: str) -> Token | None:
@@ -157,8 +184,17 @@ class Store(Protocol):
     async def list_tokens(self) -> Sequence[Token]:
         """All of them, oldest first."""
 
-    async def delete_token(self, token_id: int) -> bool:
+    async def delete_token(self, token_id: int, note: Note) -> bool:
         """False: there is none."""
+
+    async def record(self, lines: Sequence[Line]) -> None:
+        """Append lines to the journal that belong to no unit, durably."""
+
+    async def list_journal(self, request_id: int | None, after: int, limit: int) -> Sequence[Entry]:
+        """Entries behind `after`, oldest first; of one request, or all."""
+
+    async def head(self) -> Entry | None:
+        """The newest entry of the journal."""
 
     async def check(self) -> None:
         """Raises `Unavailable` when the ledger cannot be written to."""
@@ -185,6 +221,8 @@ class DeviceBroker(Protocol):
 
     name: str
     sees_logins: bool
+    asks_ledger: bool
+    """It admits whom the ledger says is in force, at each login: nothing has to be installed, or can be missing."""
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
         """What a device is told; None: there is no such (plain or TLS) address."""

@@ -1,35 +1,29 @@
 """The path of a claim: match, authenticate, check, mint, install, offer; then ack or first login, and confirmed.
 
-1. Verify first, then limit: nothing but `denied` or `slow-down` leaves before the key was proved.
+1. Verify first, then limit: see `authentication`.
 2. Each use case reads one dossier, decides, and commits one unit guarded by what it read. A stale unit changes nothing
    and the use case starts over: so duplicates, two workers and the operator's hand make one mint (section 9, rule 3).
 3. Nothing leaves before it is committed (rule 1), no offer before the credential works (rule 2).
 4. A requestId belongs to the generation it was first used for; once that is retired it changes nothing (rule 4).
+5. Every decision leaves a line in the journal: with its unit, or a moment later where it was a refusal.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from provisioner import policy, transitions
 from provisioner.admission import Admission
+from provisioner.authentication import Authentication
+from provisioner.clones import CloneAction, CloneRule, CloneWatch
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import (
-    Conversation,
-    Keys,
-    Vault,
-    ack_proof,
-    claim_proof,
-    csr_hash,
-    derive,
-    equal,
-    new_password,
-)
+from provisioner.handover import Conversation, Vault, csr_hash, equal, new_password
 from provisioner.jobs import LEASE, Jobs, secret_context
-from provisioner.keys import Decoy, open_keys, wipe_key
+from provisioner.journal import line_about
+from provisioner.keys import wipe_key
 from provisioner.lifecycle import LIVE, Phase, State
 from provisioner.logins import Logins
 from provisioner.model import (
@@ -43,7 +37,6 @@ from provisioner.model import (
     Dossier,
     Millis,
     Offer,
-    Origin,
     ProvisionRequest,
     Result,
     Secret,
@@ -52,7 +45,7 @@ from provisioner.model import (
     evolve,
     topic_rights,
 )
-from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Saved, Store, Unit
+from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Note, Saved, Store, Suspicion, Unit
 
 T = TypeVar("T")
 
@@ -71,6 +64,7 @@ class Rules:
     allow_plain_without_tls: bool = False
     allow_keyless: bool = False
     refuse_unknown: bool = False
+    clones: CloneRule = field(default_factory=CloneRule)
 
 
 def _there(found: T | None) -> T:
@@ -104,12 +98,18 @@ class Provisioner:
         self._brokers = brokers
         self._jobs = jobs
         self._logins = logins
-        self._admission = admission
         self._rules = rules
         self._measure = measure
         self._entropy = entropy
-        self._decoy = Decoy(vault, entropy)
-        self._keyless: dict[int, int] = {}
+        self._clones = CloneWatch(rules.clones)
+        self._authentication = Authentication(
+            vault,
+            admission,
+            entropy,
+            jobs.tell,
+            allow_plain_without_tls=rules.allow_plain_without_tls,
+            allow_keyless=rules.allow_keyless,
+        )
 
     # -- logins --------------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Provisioner:
                 return None
             try:
                 if credential.state is State.OFFERED:
-                    await self._confirm_by_login(credential, now)
+                    await self._confirm_by_login(credential, Note(now, "login", cause="first login"))
             except _Stale:
                 continue
             grant = topic_rights(credential.account_name, client_id)
@@ -152,68 +152,32 @@ class Provisioner:
             return False
         return not await self._store.holds_client_id(credential.device_broker, client_id, credential.request_id)
 
-    async def _confirm_by_login(self, credential: Credential, now: Millis) -> None:
+    async def _confirm_by_login(self, credential: Credential, note: Note) -> None:
         dossier = await self._store.find_request(credential.request_id)
         if dossier is None or dossier.credential is None or dossier.credential.generation != credential.generation:
             raise _Stale
         if dossier.request.confirm is not Confirm.ACK and dossier.credential.state is State.OFFERED:
-            await self._confirm(dossier.request, dossier.credential, now)
+            await self._confirm(dossier.request, dossier.credential, note)
 
     # -- claim ---------------------------------------------------------------------------------------------------------
 
     async def claim(self, claim: Claim, now: Millis) -> Offer:
         """The offer for a claim. Raises `Rejected` and `Unavailable`, with the conversation once the key was proved."""
-        self._check_mode(claim, claim.origin)
+        self._authentication.check_mode(claim, claim.origin)
         for _ in range(_TRIES):
             dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id)
-            conversation = self._authenticate_claim(claim, dossier, now)
+            conversation = self._authentication.authenticate_claim(claim, dossier, now)
+            request = _there(dossier).request
             try:
+                await self._watch_for_clones(claim, request, now)
                 return await self._decide(claim, _there(dossier), conversation, now)
             except _Stale:
                 continue
             except ProvisionerError as error:
                 error.conversation = conversation
+                self._tell_refusal(error, request, Note(now, "claim", source=claim.origin.source))
                 raise
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
-
-    def _check_mode(self, message: Claim | Ack, origin: Origin) -> None:
-        if message.key is not None and not (origin.secure or self._rules.allow_plain_without_tls):
-            raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
-        if message.key is None and message.proof is None:
-            if not self._rules.allow_keyless:
-                raise Rejected(Reason.BAD_REQUEST, step="parse")
-            if not origin.tls:
-                raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
-
-    def _authenticate_claim(self, claim: Claim, dossier: Dossier | None, now: Millis) -> Conversation:
-        keys = self._keys(dossier)
-        nonce = None
-        if claim.proof is not None:
-            nonce = claim.proof.nonce
-            expected = claim_proof(
-                keys.auth, claim.request_id, nonce, claim.seal_to, csr_hash(claim.csr), claim.accept, claim.alg
-            )
-            proved = equal(expected, claim.proof.proof)
-        else:
-            proved = self._is_key(claim, keys, dossier)
-        self._check_proved(claim, dossier, now, proved=proved)
-        return Conversation(claim.user, claim.client_id, claim.request_id, nonce, keys, claim.alg, claim.seal_to)
-
-    def _keys(self, dossier: Dossier | None) -> Keys:
-        opened = None if dossier is None else open_keys(self._vault, dossier.request)
-        return opened or self._decoy.open()
-
-    def _is_key(self, message: Claim | Ack, keys: Keys, dossier: Dossier | None) -> bool:
-        if message.key is None:
-            return dossier is not None and dossier.request.keys_sealed is None
-        return equal(derive(message.key.reveal(), message.user, message.client_id).auth, keys.auth)
-
-    def _check_proved(self, message: Claim | Ack, dossier: Dossier | None, now: Millis, *, proved: bool) -> None:
-        if proved and dossier is not None:
-            return
-        origin = message.origin
-        self._admission.check_failure(message.user, message.client_id, origin.source, origin.connection, now)
-        raise Rejected(Reason.DENIED, step="authenticate")
 
     async def _decide(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
         request = dossier.request
@@ -233,12 +197,34 @@ class Provisioner:
                 return await self._mint(claim, dossier, conversation, now)
         return await self._offer_again(claim, dossier, conversation, now)
 
+    async def _watch_for_clones(self, claim: Claim, request: ProvisionRequest, now: Millis) -> None:
+        """Raise the alarm where this key seems to be in two hands; switch the request off where that is the rule."""
+        if request.phase in (Phase.CONFIRMED, Phase.RENEWING):
+            return
+        suspicion = self._clones.suspects(request.id, claim.origin.source, claim.seal_to or csr_hash(claim.csr), now)
+        if suspicion is None:
+            return
+        detail, sources = suspicion
+        after = request
+        if self._rules.clones.action is CloneAction.QUARANTINE:
+            after = evolve(request, status=Status.DISABLED, optlock=request.optlock + 1, modified_on=now)
+        note = Note(now, "clone-suspected", source=claim.origin.source, cause=detail)
+        unit = Unit(note, saved=(Saved(request, after),), suspicions=(Suspicion(after, detail, sources),))
+        await self._store.commit(unit)
+        if after is not request:
+            raise _Stale
+
+    def _tell_refusal(self, error: ProvisionerError, request: ProvisionRequest, note: Note) -> None:
+        cause = error.reason if isinstance(error, Rejected) else Reason.UNAVAILABLE
+        self._jobs.tell(line_about(replace(note, cause=cause), request))
+
     async def _check_facts(self, claim: Claim, request: ProvisionRequest, now: Millis) -> None:
         try:
             policy.check_facts(request.facts, claim.device)
         except Rejected as refusal:
-            note = json.dumps({"on": now, "reason": refusal.reason, "detail": refusal.detail})
-            await self._store.commit(Unit(saved=(transitions.changed(request, last_refusal=note),)))
+            told = json.dumps({"on": now, "reason": refusal.reason, "detail": refusal.detail})
+            note = Note(now, "claim", source=claim.origin.source, cause="the unit's facts contradict the request")
+            await self._store.commit(Unit(note, saved=(transitions.changed(request, last_refusal=told),)))
             raise
 
     @staticmethod
@@ -263,7 +249,7 @@ class Provisioner:
         request = dossier.request
         if request.phase is Phase.PENDING:
             if policy.is_lapsed(request, now):
-                await self._commit(transitions.expire(request))
+                await self._commit(transitions.expire(request, Note(now, "expire", cause="the window is over")))
             policy.check_window(request, now)
         if request.retry_count >= request.retry_max_attempts:
             raise Rejected(Reason.ABANDONED, "the attempts of this request are used up", step="window")
@@ -275,15 +261,26 @@ class Provisioner:
         offer = self._offer_of(request, credential, password, conversation, now)
         self._check_size(claim, offer)
         bound = Bound(request.id, claim.request_id, credential.generation)
-        minted = transitions.mint(request, credential, bound, now)
+        if self._asks_ledger(request):
+            note = Note(now, "claim", source=claim.origin.source, cause="minted, offered")
+            await self._commit(transitions.mint_and_offer(request, credential, bound, note))
+            self._jobs.wake()
+            self._authentication.note_offered(claim, request.id)
+            return offer
+        note = Note(now, "claim", source=claim.origin.source, cause="minted")
+        minted = transitions.mint(request, credential, bound, note)
         await self._commit(minted)
-        self._note_connection(claim, request)
+        self._authentication.note_offered(claim, request.id)
         unit = await self._jobs.await_install(
             minted.saved[0].after, credential, password, now, self._rules.install_wait
         )
         if unit is None:
             raise self._wait("the device broker is not ready", "install")
         return offer
+
+    def _asks_ledger(self, request: ProvisionRequest) -> bool:
+        broker = self._brokers.get(request.device_broker)
+        return broker is not None and broker.asks_ledger
 
     def _new_credential(self, dossier: Dossier, password: Secret, now: Millis) -> Credential:
         request = dossier.request
@@ -319,7 +316,8 @@ class Provisioner:
         if credential.state not in (State.INSTALLED, State.OFFERED) or credential.secret_sealed is None:
             raise self._wait("the former credential is being taken out", "mint")
         if credential.confirm_before <= now:
-            await self._commit(transitions.retire(request, credential, now))
+            note = Note(now, "retire", source=claim.origin.source, cause="the confirm time is over")
+            await self._commit(transitions.retire(request, credential, note))
             self._jobs.wake()
             raise self._wait("the confirm time is over", "confirm")
         confirm_before = self._extended(request, credential, now)
@@ -331,8 +329,9 @@ class Provisioner:
         if dossier.bound_generation is None:
             bound = Bound(request.id, claim.request_id, credential.generation)
         if bound or credential.state is State.INSTALLED or confirm_before != credential.confirm_before:
-            await self._commit(transitions.offer(request, credential, confirm_before, bound))
-        self._note_connection(claim, request)
+            note = Note(now, "claim", source=claim.origin.source, cause="offered again")
+            await self._commit(transitions.offer(request, credential, confirm_before, bound, note))
+        self._authentication.note_offered(claim, request.id)
         return offer
 
     @staticmethod
@@ -376,10 +375,6 @@ class Provisioner:
         if claim.max_reply is not None and (needed := self._measure(offer, claim.encoding)) > claim.max_reply:
             raise Rejected(Reason.TOO_LARGE, "the reply is larger than maxReply", step="mint", needed=needed)
 
-    def _note_connection(self, claim: Claim, request: ProvisionRequest) -> None:
-        if claim.key is None and claim.proof is None:
-            self._keyless[request.id] = claim.origin.connection
-
     @staticmethod
     def _wait(detail: str, step: str) -> Rejected:
         return Rejected(Reason.WAIT, detail, step=step, retry_after=_SOON)
@@ -392,40 +387,26 @@ class Provisioner:
 
     async def ack(self, ack: Ack, now: Millis) -> Taken:
         """What an ack came to. Raises `Rejected` and `Unavailable`, with the conversation once the key was proved."""
-        self._check_mode(ack, ack.origin)
+        self._authentication.check_mode(ack, ack.origin)
         for _ in range(_TRIES):
             dossier = await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
-            conversation = self._authenticate_ack(ack, dossier, now)
+            conversation = self._authentication.authenticate_ack(ack, dossier, now)
             try:
                 reason = await self._settle(ack, _there(dossier), now)
             except _Stale:
                 continue
             except ProvisionerError as error:
                 error.conversation = conversation
+                self._tell_refusal(error, _there(dossier).request, Note(now, "ack", source=ack.origin.source))
                 raise
             forget = reason is Reason.CONFIRMED and _there(dossier).request.forget
             return Taken(reason, ack.generation, conversation, forget)
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
 
-    def _authenticate_ack(self, ack: Ack, dossier: Dossier | None, now: Millis) -> Conversation:
-        keys = self._keys(dossier)
-        nonce = None
-        if ack.proof is not None:
-            nonce = ack.proof.nonce
-            status = "" if ack.status is None else ack.status.value
-            expected = ack_proof(keys.auth, ack.request_id, nonce, ack.generation, ack.result.value, status)
-            proved = equal(expected, ack.proof.proof)
-        else:
-            proved = self._is_key(ack, keys, dossier)
-            if proved and ack.key is None and dossier is not None:
-                proved = self._keyless.get(dossier.request.id) == ack.origin.connection
-        self._check_proved(ack, dossier, now, proved=proved)
-        return Conversation(ack.user, ack.client_id, ack.request_id, nonce, keys)
-
     async def _settle(self, ack: Ack, dossier: Dossier, now: Millis) -> Reason:
         request, newest = dossier.request, dossier.credential
         if ack.generation == request.proved_generation and request.phase in (Phase.CONFIRMED, Phase.RENEWING):
-            return await self._settle_proved(ack, request)
+            return await self._settle_proved(ack, request, now)
         if newest is None or ack.generation != newest.generation:
             if ack.generation > request.generation:
                 raise Rejected(Reason.BAD_REQUEST, "no such generation was offered", step="confirm")
@@ -439,26 +420,28 @@ class Provisioner:
         if ack.result is Result.STORED:
             if request.confirm is Confirm.LOGIN:
                 raise self._wait("a login at the device broker confirms", "confirm")
-            await self._confirm(request, newest, now)
+            await self._confirm(request, newest, Note(now, "ack", source=ack.origin.source, cause="stored"))
             return Reason.CONFIRMED
         if ack.result is Result.FAILED:
-            await self._commit(transitions.retire(request, newest, now))
+            note = Note(now, "ack", source=ack.origin.source, cause="failed at the device")
+            await self._commit(transitions.retire(request, newest, note))
             self._jobs.wake()
             return Reason.NOTED
         return await self._note_progress(ack, request, newest, now)
 
-    async def _settle_proved(self, ack: Ack, request: ProvisionRequest) -> Reason:
+    async def _settle_proved(self, ack: Ack, request: ProvisionRequest, now: Millis) -> Reason:
         if ack.result is Result.STORED:
             return Reason.CONFIRMED
         if ack.result is Result.FAILED:
             raise Rejected(Reason.ALREADY_PROVISIONED, step="confirm", generation=request.proved_generation)
-        await self._commit(Unit(saved=(self._progress(ack, request),)))
+        await self._commit(Unit(_progress_note(ack, now), saved=(self._progress(ack, request),)))
         return Reason.NOTED
 
     async def _note_progress(self, ack: Ack, request: ProvisionRequest, credential: Credential, now: Millis) -> Reason:
         confirm_before = self._extended(request, credential, now)
         moved = evolve(credential, confirm_before=confirm_before, due_on=confirm_before)
-        await self._commit(Unit(saved=(self._progress(ack, request),), credentials=(moved,)))
+        saved = (self._progress(ack, request),)
+        await self._commit(Unit(_progress_note(ack, now), saved=saved, credentials=(moved,)))
         return Reason.NOTED
 
     @staticmethod
@@ -467,13 +450,17 @@ class Provisioner:
             raise Rejected(Reason.BAD_REQUEST, "progress needs a status", step="parse")
         return transitions.report(request, ack.status)
 
-    async def _confirm(self, request: ProvisionRequest, credential: Credential, now: Millis) -> None:
+    async def _confirm(self, request: ProvisionRequest, credential: Credential, note: Note) -> None:
         former = None
         if request.phase is Phase.RENEWING:
             others = await self._store.find_credentials(request.id)
             former = next((other for other in others if other.generation == request.proved_generation), None)
         keys = wipe_key(self._vault, request)
-        await self._commit(transitions.confirm(request, credential, former, keys, now))
-        self._keyless.pop(request.id, None)
+        await self._commit(transitions.confirm(request, credential, former, keys, note))
+        self._authentication.forget(request.id)
         if former is not None:
             self._jobs.wake()
+
+
+def _progress_note(ack: Ack, now: Millis) -> Note:
+    return Note(now, "ack", source=ack.origin.source, cause=ack.status or "")

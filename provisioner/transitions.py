@@ -1,6 +1,7 @@
 """From what is there and what happened to the unit of work that says so: pure, and the only users of `lifecycle`.
 
 1. Each function takes values as they were read and returns the `Unit` that commits one step; nothing is written here.
+   The note says when, who and why.
 2. Every step of a credential comes with its request, whose `job_optlock` guards both.
 3. A credential leaves by RETIRING, which is the job to take it out of the device broker; its row and name stay.
 """
@@ -13,7 +14,7 @@ from dataclasses import replace
 from provisioner.lifecycle import CLOSED, Event, Phase, State, advance, progress
 from provisioner.model import Credential, JobStatus, Millis, ProvisionRequest, evolve
 from provisioner.policy import is_lapsed
-from provisioner.ports import Bound, Saved, Unit
+from provisioner.ports import Bound, Note, Saved, Unit
 
 CONFIRM_LIMIT = 24 * 3_600_000
 """Latest end of the confirm time after the mint (section 9, rule 9), milliseconds."""
@@ -29,60 +30,74 @@ def changed(request: ProvisionRequest, **changes: object) -> Saved:
     return Saved(request, evolve(request, job_optlock=request.job_optlock + 1, **changes))
 
 
-def mint(request: ProvisionRequest, credential: Credential, bound: Bound, now: Millis) -> Unit:
+def mint(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note) -> Unit:
     """An authenticated claim gets the next generation, whose install job is leased to whoever minted it."""
     saved = _step(
         request,
         Event.MINT,
         generation=credential.generation,
         retry_count=request.retry_count + 1,
-        start_on=now,
+        start_on=note.at,
         progress=None,
     )
-    return Unit(saved=(saved,), credentials=(credential,), bound=bound)
+    return Unit(note, saved=(saved,), credentials=(credential,), bound=bound)
 
 
-def install(request: ProvisionRequest, credential: Credential) -> Unit:
+def install(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """The device broker accepts it, and nobody waits for the offer any more."""
     state = progress(credential.state, Event.INSTALL)
     after = evolve(credential, state=state, due_on=credential.confirm_before, attempts=0)
-    return Unit(saved=(_step(request, Event.INSTALL),), credentials=(after,))
+    return Unit(note, saved=(_step(request, Event.INSTALL),), credentials=(after,))
 
 
-def install_and_offer(request: ProvisionRequest, credential: Credential) -> Unit:
+def install_and_offer(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """The device broker accepts it and the claim still waits: two steps in one commit, the offer leaves after it."""
-    installed = install(request, credential)
-    unit = offer(installed.saved[0].after, installed.credentials[0], credential.confirm_before, None)
+    installed = install(request, credential, note)
+    return _then_offered(installed, request)
+
+
+def mint_and_offer(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note) -> Unit:
+    """Mint, install and offer in one commit, where the device broker asks the ledger: what is committed is live."""
+    minted = mint(request, credential, bound, note)
+    installed = install(minted.saved[0].after, credential, note)
+    return replace(_then_offered(installed, request), bound=bound)
+
+
+def _then_offered(installed: Unit, request: ProvisionRequest) -> Unit:
+    credential = installed.credentials[0]
+    unit = offer(installed.saved[0].after, credential, credential.confirm_before, None, installed.note)
     after = evolve(unit.saved[0].after, job_optlock=request.job_optlock + 1)
     return replace(unit, saved=(Saved(request, after),))
 
 
-def offer(request: ProvisionRequest, credential: Credential, confirm_before: Millis, bound: Bound | None) -> Unit:
+def offer(
+    request: ProvisionRequest, credential: Credential, confirm_before: Millis, bound: Bound | None, note: Note
+) -> Unit:
     """The credential is about to be sent, for the first time or again."""
     state = progress(credential.state, Event.OFFER)
     after = evolve(credential, state=state, confirm_before=confirm_before, due_on=confirm_before)
-    return Unit(saved=(_step(request, Event.OFFER),), credentials=(after,), bound=bound)
+    return Unit(note, saved=(_step(request, Event.OFFER),), credentials=(after,), bound=bound)
 
 
-def postpone(request: ProvisionRequest, credential: Credential, due_on: Millis) -> Unit:
+def postpone(request: ProvisionRequest, credential: Credential, due_on: Millis, note: Note) -> Unit:
     """The device broker is away: the same job again later."""
     after = evolve(credential, due_on=due_on, attempts=credential.attempts + 1)
-    return Unit(saved=(changed(request),), credentials=(after,))
+    return Unit(note, saved=(changed(request),), credentials=(after,))
 
 
-def fail(request: ProvisionRequest, credential: Credential, now: Millis) -> Unit:
+def fail(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """The device broker refuses this credential for good."""
     if request.phase is Phase.RENEWING:
-        return retire(request, credential, now)
+        return retire(request, credential, note)
     state = progress(credential.state, Event.FAIL)
-    return Unit(saved=(_step(request, Event.FAIL),), credentials=(_settled(credential, state, now),))
+    return Unit(note, saved=(_step(request, Event.FAIL),), credentials=(_settled(credential, state, note.at),))
 
 
 def confirm(
-    request: ProvisionRequest, credential: Credential, former: Credential | None, keys_sealed: str | None, now: Millis
+    request: ProvisionRequest, credential: Credential, former: Credential | None, keys_sealed: str | None, note: Note
 ) -> Unit:
     """The device proved that it holds the credential; `former` is the one it replaces, which is retired."""
-    proved = _settled(credential, progress(credential.state, Event.CONFIRM), now)
+    proved = _settled(credential, progress(credential.state, Event.CONFIRM), note.at)
     saved = _step(
         request,
         Event.CONFIRM,
@@ -90,26 +105,26 @@ def confirm(
         rotate_wanted=False,
         keys_sealed=keys_sealed,
     )
-    leaving = () if former is None else (_leaving(former, Event.RETIRE, now),)
-    return Unit(saved=(saved,), credentials=(*leaving, proved))
+    leaving = () if former is None else (_leaving(former, note.at),)
+    return Unit(note, saved=(saved,), credentials=(*leaving, proved))
 
 
-def retire(request: ProvisionRequest, credential: Credential, now: Millis) -> Unit:
+def retire(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """An unproved generation has to go: confirm time over, ack `failed`, another identity."""
-    return Unit(saved=(_step(request, Event.RETIRE),), credentials=(_leaving(credential, Event.RETIRE, now),))
+    return Unit(note, saved=(_step(request, Event.RETIRE),), credentials=(_leaving(credential, note.at),))
 
 
 def withdraw(
     request: ProvisionRequest, credentials: Iterable[Credential], now: Millis, **changes: object
 ) -> tuple[Saved, tuple[Credential, ...]]:
     """Everything of this request has to go: stop, revoke, reopen, overwrite."""
-    leaving = tuple(_leaving(credential, Event.RETIRE, now) for credential in credentials)
+    leaving = tuple(_leaving(credential, now) for credential in credentials)
     return _step(request, Event.WITHDRAW, **changes), leaving
 
 
-def retired(request: ProvisionRequest, credential: Credential, others: Iterable[Credential], now: Millis) -> Unit:
+def retired(request: ProvisionRequest, credential: Credential, others: Iterable[Credential], note: Note) -> Unit:
     """It is out of the device broker and its sessions are closed. `others`: what of this request is not retired."""
-    gone = _settled(credential, progress(credential.state, Event.RETIRED), now)
+    gone = _settled(credential, progress(credential.state, Event.RETIRED), note.at)
     changes: dict[str, object] = {}
     if request.phase is not Phase.RETIRING:
         event = Event.RETIRED
@@ -118,9 +133,9 @@ def retired(request: ProvisionRequest, credential: Credential, others: Iterable[
     elif any(other.generation != credential.generation for other in others):
         event = Event.RETIRED
     else:
-        event = resting(request, now)
+        event = resting(request, note.at)
         changes = {"stop_wanted": False, "proved_generation": None, "progress": None}
-    return Unit(saved=(_step(request, event, **changes),), credentials=(gone,))
+    return Unit(note, saved=(_step(request, event, **changes),), credentials=(gone,))
 
 
 def resting(request: ProvisionRequest, now: Millis) -> Event:
@@ -132,9 +147,9 @@ def resting(request: ProvisionRequest, now: Millis) -> Event:
     return Event.EXPIRE if is_lapsed(request, now) else Event.FREE
 
 
-def expire(request: ProvisionRequest) -> Unit:
+def expire(request: ProvisionRequest, note: Note) -> Unit:
     """The window of a PENDING request is over."""
-    return Unit(saved=(_step(request, Event.EXPIRE),))
+    return Unit(note, saved=(_step(request, Event.EXPIRE),))
 
 
 def stop_pending(request: ProvisionRequest, **changes: object) -> Saved:
@@ -174,6 +189,6 @@ def _settled(credential: Credential, state: State, now: Millis) -> Credential:
     return evolve(credential, state=state, secret_sealed=None, due_on=None, attempts=0, settled_on=now)
 
 
-def _leaving(credential: Credential, event: Event, now: Millis) -> Credential:
-    state = progress(credential.state, event)
+def _leaving(credential: Credential, now: Millis) -> Credential:
+    state = progress(credential.state, Event.RETIRE)
     return evolve(credential, state=state, secret_sealed=None, due_on=now, attempts=0, settled_on=None)

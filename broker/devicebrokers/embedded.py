@@ -18,6 +18,7 @@ class EmbeddedDevices:
 
     name = "embedded"
     sees_logins = True
+    asks_ledger = True
 
     def __init__(self, kick: Callable[[str], Awaitable[int]]) -> None:
         self._kick = kick

@@ -72,7 +72,7 @@ async def list_users(call: Asked) -> UserList:
 async def set_password(call: Asked, user_id: Number, body: PasswordChange | None = None) -> PasswordEntity:
     """Without a password one is generated; it is in this answer only."""
     given = secret(body.password) if body else None
-    generated = await call.administration.set_user_password(call.actor, user_id, given)
+    generated = await call.administration.set_user_password(call.actor, user_id, given, call.now)
     return PasswordEntity(password=generated.reveal() if generated else None)
 
 
@@ -92,4 +92,4 @@ async def list_tokens(call: Asked) -> TokenList:
 @tokens.delete("/{token_id}", status_code=204, summary="Delete an operator token")
 async def delete_token(call: Asked, token_id: Number) -> None:
     """Whoever holds it is refused from now on."""
-    await call.administration.delete_token(call.actor, token_id)
+    await call.administration.delete_token(call.actor, token_id, call.now)

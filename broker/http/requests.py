@@ -92,7 +92,7 @@ async def update_request(call: Asked, request_id: RequestId, body: RequestChange
 @router.delete("/{request_id}", status_code=204, summary="Delete a request")
 async def delete_request(call: Asked, request_id: RequestId) -> None:
     """Answered 409 while something of it is live."""
-    await call.administration.delete_request(call.actor, request_id)
+    await call.administration.delete_request(call.actor, request_id, call.now)
 
 
 def _add_verb(name: str, act: Verb, summary: str) -> None:
@@ -137,5 +137,5 @@ async def reopen_request(call: Asked, request_id: RequestId, body: Reopening | N
 @router.get("/{request_id}/activationKey", summary="Reveal the activation key")
 async def reveal_key(call: Asked, request_id: RequestId) -> KeyEntity:
     """Only to a role that may see it, and not after the device confirmed: it is wiped then."""
-    key = await call.administration.reveal_key(call.actor, request_id)
+    key = await call.administration.reveal_key(call.actor, request_id, call.now)
     return KeyEntity(activation_key=key.reveal())

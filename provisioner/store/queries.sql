@@ -178,7 +178,7 @@ SELECT id, name, role, account_id, token_hash, created_on FROM token WHERE token
 SELECT id, name, role, account_id, token_hash, created_on FROM token ORDER BY id;
 
 -- name: delete_token
-DELETE FROM token WHERE id = :id;
+DELETE FROM token WHERE id = :id RETURNING id;
 
 -- name: list_epochs
 SELECT epoch, key_id, made_on, state FROM vault_key ORDER BY epoch;
@@ -214,3 +214,14 @@ UPDATE credential SET secret_sealed = :after
 
 -- name: count_sealed
 SELECT (SELECT count(*) FROM request) + (SELECT count(*) FROM credential);
+
+-- name: journal_head
+SELECT seq, digest FROM journal ORDER BY seq DESC LIMIT 1;
+
+-- name: add_journal
+INSERT INTO journal (seq, at, action, actor, source, request_id, client_id, generation, before, phase, cause, digest)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: list_journal
+SELECT seq, at, action, actor, source, request_id, client_id, generation, before, phase, cause, digest FROM journal
+ WHERE seq > :after AND (:request_id IS NULL OR request_id = :request_id) ORDER BY seq LIMIT :limit;

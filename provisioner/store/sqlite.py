@@ -26,8 +26,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import aiosqlite
 
 from provisioner.errors import Conflict, Unavailable
-from provisioner.model import Account, Credential, Dossier, Millis, ProvisionRequest, Token, User
-from provisioner.ports import Listing, Unit
+from provisioner.journal import GENESIS, digest, line_about, line_of, lines_of
+from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
+from provisioner.ports import Listing, Note, Unit
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.migrations import migrate
 from provisioner.store.statements import (
@@ -37,6 +38,7 @@ from provisioner.store.statements import (
     read_account,
     read_credential,
     read_dossier,
+    read_entry,
     read_request,
     read_token,
     read_user,
@@ -316,7 +318,7 @@ class SqliteStore:
         """See `Store`."""
         await self._change("release_leases", {})
 
-    async def delete_request(self, before: ProvisionRequest) -> bool:
+    async def delete_request(self, before: ProvisionRequest, note: Note) -> bool:
         """See `Store`."""
 
         def work(connection: sqlite3.Connection) -> bool:
@@ -324,31 +326,44 @@ class SqliteStore:
             gone = connection.execute(SQL["delete_request"], values).rowcount == 1
             if gone:
                 connection.execute(SQL["delete_bound"], {"id": before.id})
+                _append((line_about(note, before),), connection)
             return gone
 
         return await self._transact(work)
 
-    async def add_account(self, account: Account) -> None:
+    async def add_account(self, account: Account, note: Note) -> None:
         """See `Store`."""
-        await self._change("add_account", row_values(account))
+        await self._change("add_account", row_values(account), note)
 
-    async def add_user(self, user: User) -> None:
+    async def add_user(self, user: User, note: Note) -> None:
         """See `Store`."""
-        await self._change("add_user", row_values(user))
+        await self._change("add_user", row_values(user), note)
 
-    async def save_user_password(self, user_id: int, password_hash: str) -> None:
+    async def save_user_password(self, user_id: int, password_hash: str, note: Note) -> None:
         """See `Store`."""
-        await self._change("save_user_password", {"id": user_id, "password_hash": password_hash})
+        await self._change("save_user_password", {"id": user_id, "password_hash": password_hash}, note)
 
-    async def add_token(self, token: Token) -> None:
+    async def add_token(self, token: Token, note: Note) -> None:
         """See `Store`."""
-        await self._change("add_token", row_values(token))
+        await self._change("add_token", row_values(token), note)
 
-    async def delete_token(self, token_id: int) -> bool:
+    async def delete_token(self, token_id: int, note: Note) -> bool:
         """See `Store`."""
-        before = len(await self.list_tokens())
-        await self._change("delete_token", {"id": token_id})
-        return len(await self.list_tokens()) < before
+        return bool(await self._change("delete_token", {"id": token_id}, note))
+
+    async def record(self, lines: Sequence[Line]) -> None:
+        """See `Store`."""
+        await self._transact(partial(_append, lines))
+
+    async def list_journal(self, request_id: int | None, after: int, limit: int) -> Sequence[Entry]:
+        """See `Store`."""
+        values = {"request_id": request_id, "after": after, "limit": limit}
+        return [read_entry(row) for row in await self._read("list_journal", values)]
+
+    async def head(self) -> Entry | None:
+        """See `Store`."""
+        found = await self._read("journal_head", {})
+        return (await self.list_journal(None, found[0][0] - 1, 1))[0] if found else None
 
     async def check(self) -> None:
         """See `Store`."""
@@ -358,8 +373,14 @@ class SqliteStore:
 
         await self._transact(work)
 
-    async def _change(self, name: str, values: dict[str, Any]) -> list[Any]:
-        return await self._transact(lambda connection: connection.execute(SQL[name], values).fetchall())
+    async def _change(self, name: str, values: dict[str, Any], note: Note | None = None) -> list[Any]:
+        def work(connection: sqlite3.Connection) -> list[Any]:
+            found = connection.execute(SQL[name], values).fetchall()
+            if note is not None:
+                _append((line_of(note),), connection)
+            return found
+
+        return await self._transact(work)
 
     async def _transact(self, work: Callable[[sqlite3.Connection], A]) -> A:
         """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""
@@ -387,8 +408,22 @@ def _transaction(work: Callable[[sqlite3.Connection], A], connection: sqlite3.Co
 
 def _write_units(units: list[Unit], connection: sqlite3.Connection) -> list[bool]:
     winners = _check_guards(units, connection)
-    _write([unit for unit, wins in zip(units, winners, strict=True) if wins], connection)
+    winning = [unit for unit, wins in zip(units, winners, strict=True) if wins]
+    _write(winning, connection)
+    _append([line for unit in winning for line in lines_of(unit)], connection)
     return winners
+
+
+def _append(lines: Iterable[Line], connection: sqlite3.Connection) -> None:
+    """Write lines at the end of the journal, each chained to the one before."""
+    head = connection.execute(SQL["journal_head"]).fetchone()
+    seq, last = head or (0, GENESIS)
+    rows = []
+    for line in lines:
+        seq += 1
+        last = digest(last, seq, line)
+        rows.append((seq, *line, last))
+    connection.executemany(SQL["add_journal"], rows)
 
 
 def _check_guards(units: list[Unit], connection: sqlite3.Connection) -> list[bool]:

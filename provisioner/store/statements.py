@@ -20,8 +20,10 @@ from provisioner.model import (
     Coupling,
     Credential,
     Dossier,
+    Entry,
     Facts,
     JobStatus,
+    Line,
     ProvisionRequest,
     Role,
     Status,
@@ -160,6 +162,11 @@ def read_user(row: Row) -> User:
 def read_token(row: Row) -> Token:
     """A token from its columns."""
     return Token(row[0], row[1], Role(row[2]), *row[3:])
+
+
+def read_entry(row: Row) -> Entry:
+    """An entry of the journal from its columns."""
+    return Entry(row[0], Line(*row[1:11]), row[11])
 
 
 def job_values(request: ProvisionRequest) -> dict[str, Any]:

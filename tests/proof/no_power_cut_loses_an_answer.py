@@ -31,13 +31,14 @@ from provisioner.model import (
     Status,
     User,
 )
-from provisioner.ports import Bound, Unit
+from provisioner.ports import Bound, Note, Unit
 from provisioner.store import SqliteStore
 from tests.proof.disk import Disk
 from tests.proof.library import Connection, Library
 from tests.proof.scale import record, rounds
 
 START = 1_800_000_000_000
+NOTE = Note(START, "test")
 CALLERS = 6
 UNITS = 60
 """Units of one life, about."""
@@ -134,25 +135,25 @@ def first(number: int) -> Unit:
         retry_max_attempts=5,
         keys_sealed="sealed" * 30,
     )
-    return Unit(added=(request,))
+    return Unit(NOTE, added=(request,))
 
 
 def step(request: ProvisionRequest, credential: Credential | None, chance: random.Random) -> Unit:
     """The next unit of a device's way, with a failure now and then."""
     if request.phase is Phase.PENDING:
         minted = mint(request)
-        return transitions.mint(request, minted, Bound(request.id, f"r-{minted.generation}", minted.generation), START)
+        return transitions.mint(request, minted, Bound(request.id, f"r-{minted.generation}", minted.generation), NOTE)
     assert credential is not None
     if request.phase is Phase.MINTED:
-        return transitions.install_and_offer(request, credential)
+        return transitions.install_and_offer(request, credential, NOTE)
     if request.phase is Phase.OFFERED:
         if chance.random() < 0.3:
-            return transitions.retire(request, credential, START)
-        return transitions.confirm(request, credential, None, "wiped", START)
+            return transitions.retire(request, credential, NOTE)
+        return transitions.confirm(request, credential, None, "wiped", NOTE)
     if request.phase is Phase.CONFIRMED:
         saved, leaving = transitions.withdraw(request, [credential], START, stop_wanted=True)
-        return Unit(saved=(saved,), credentials=leaving)
-    return transitions.retired(request, credential, [credential], START)
+        return Unit(NOTE, saved=(saved,), credentials=leaving)
+    return transitions.retired(request, credential, [credential], NOTE)
 
 
 def mint(request: ProvisionRequest) -> Credential:
@@ -264,8 +265,8 @@ class Laboratory:
         life.watch()
         store = await SqliteStore.open(self._path)
         if await store.find_user("factory") is None:
-            await store.add_account(account())
-            await store.add_user(User(1, 1, "factory", "hash", START, 1))
+            await store.add_account(account(), NOTE)
+            await store.add_user(User(1, 1, "factory", "hash", START, 1), NOTE)
         await life.live(store)
         life.cut()
         await store.close()

@@ -51,6 +51,7 @@ class CueBroker:
 
     name: str = "embedded"
     sees_logins: bool = True
+    asks_ledger: bool = False
     outcome: Install = Install.DONE
     gate: asyncio.Event | None = None
     revokes: bool = True
@@ -164,7 +165,7 @@ async def build(folder: Path, rules: Rules | None = None, rates: WrongKeyRates |
     logins = Logins(store, passwords)
     broker = CueBroker()
     brokers = {"embedded": broker}
-    jobs = Jobs(store, brokers, vault)
+    jobs = Jobs(store, brokers, vault, os.urandom)
     rules = rules or Rules()
     administration = Administration(
         store,

@@ -404,7 +404,7 @@ async def test_generations_go_on_when_the_request_is_deleted_or_replaced(world: 
     assert (await device.claim("r-1")).generation == 2
     await world.administration.stop(ADMIN, replaced.request.id, world.now)
     await world.run_jobs()
-    await world.administration.delete_request(ADMIN, replaced.request.id)
+    await world.administration.delete_request(ADMIN, replaced.request.id, world.now)
     again = await world.request()
     assert (await world.device(again).claim("r-1")).generation == 3
 
@@ -413,10 +413,10 @@ async def test_the_key_is_wiped_on_confirmation(world: World) -> None:
     created = await world.request(reuse_key=False)
     device = world.device(created)
     await device.claim()
-    assert await world.administration.reveal_key(ADMIN, created.request.id) == created.activation_key
+    assert await world.administration.reveal_key(ADMIN, created.request.id, world.now) == created.activation_key
     await device.ack()
     with pytest.raises(Exception, match="not kept"):
-        await world.administration.reveal_key(ADMIN, created.request.id)
+        await world.administration.reveal_key(ADMIN, created.request.id, world.now)
     assert (await device.ack()).reason is Reason.CONFIRMED
     await world.administration.revoke(ADMIN, created.request.id, world.now)
     await world.run_jobs()

@@ -13,11 +13,13 @@ import pytest
 from provisioner import transitions
 from provisioner.errors import Conflict, Unavailable
 from provisioner.model import JobStatus
-from provisioner.ports import Bound, Listing, Unit
+from provisioner.ports import Bound, Listing, Note, Unit
 from provisioner.store import SqliteStore
 from provisioner.store.migrations import shipped, statements
 from provisioner.store.statements import SQL
 from tests.provisioner.conftest import START, World
+
+NOTE = Note(START, "test")
 
 
 async def test_the_database_is_private_durable_and_for_one_process(tmp_path: Path) -> None:
@@ -59,9 +61,9 @@ async def test_a_stale_unit_changes_nothing(world: World) -> None:
     request = (await world.request()).request
     fresh = transitions.changed(request, retry_count=1)
     stale = transitions.changed(request, retry_count=9)
-    assert await world.store.commit(Unit(saved=(fresh,)))
+    assert await world.store.commit(Unit(NOTE, saved=(fresh,)))
     bound = Bound(request.id, "r-1", 1)
-    assert not await world.store.commit(Unit(saved=(stale,), bound=bound))
+    assert not await world.store.commit(Unit(NOTE, saved=(stale,), bound=bound))
     dossier = await world.store.find_claim("factory", "dev-1", "r-1")
     assert dossier is not None
     assert (dossier.request.retry_count, dossier.bound_generation) == (1, None)
@@ -69,16 +71,16 @@ async def test_a_stale_unit_changes_nothing(world: World) -> None:
 
 async def test_units_at_once_are_judged_one_by_one(world: World) -> None:
     requests = [(await world.request(f"dev-{n}")).request for n in range(20)]
-    units = [Unit(saved=(transitions.changed(request, retry_count=n),)) for request in requests for n in (1, 2)]
+    units = [Unit(NOTE, saved=(transitions.changed(request, retry_count=n),)) for request in requests for n in (1, 2)]
     assert await asyncio.gather(*map(world.store.commit, units)) == [True, False] * 20
 
 
 async def test_a_unit_that_breaks_a_rule_of_the_database_fails_alone(world: World) -> None:
     first, second = (await world.request("dev-1")).request, (await world.request("dev-2")).request
     outcomes = await asyncio.gather(
-        world.store.commit(Unit(saved=(transitions.changed(first, retry_count=1),))),
-        world.store.commit(Unit(added=(first,))),
-        world.store.commit(Unit(saved=(transitions.changed(second, retry_count=1),))),
+        world.store.commit(Unit(NOTE, saved=(transitions.changed(first, retry_count=1),))),
+        world.store.commit(Unit(NOTE, added=(first,))),
+        world.store.commit(Unit(NOTE, saved=(transitions.changed(second, retry_count=1),))),
         return_exceptions=True,
     )
     assert [outcomes[0], outcomes[2]] == [True, True]
@@ -87,7 +89,7 @@ async def test_a_unit_that_breaks_a_rule_of_the_database_fails_alone(world: Worl
 
 async def test_a_commit_that_fails_is_no_answer_and_the_next_one_works(world: World) -> None:
     request = (await world.request()).request
-    unit = Unit(saved=(transitions.changed(request, retry_count=1),))
+    unit = Unit(NOTE, saved=(transitions.changed(request, retry_count=1),))
     await world.store._writer.run(lambda opened: opened.execute("PRAGMA query_only = ON"))
     with pytest.raises(Unavailable):
         await world.store.commit(unit)
@@ -106,7 +108,7 @@ async def test_a_cancelled_caller_leaves_no_transaction_open(world: World) -> No
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert await world.store.commit(Unit(saved=(transitions.changed(request, retry_count=1),)))
+    assert await world.store.commit(Unit(NOTE, saved=(transitions.changed(request, retry_count=1),)))
 
 
 async def test_lists_filter_and_page(world: World) -> None:

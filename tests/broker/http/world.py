@@ -36,6 +36,7 @@ class Shelf:
 
     name = "shelf"
     sees_logins = False
+    asks_ledger = False
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
         return BrokerAddress("mqtts://devices.example:8883" if secure else "mqtt://devices.example:1883")
@@ -58,7 +59,7 @@ class World:
         vault, shelves = Vault({1: bytes(32)}, os.urandom), {Shelf.name: Shelf()}
         self.passwords = Passwords(os.urandom)
         logins = Logins(store, self.passwords)
-        self.jobs = Jobs(store, shelves, vault)
+        self.jobs = Jobs(store, shelves, vault, os.urandom)
         self.administration = Administration(
             store,
             vault,
