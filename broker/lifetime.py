@@ -1,7 +1,8 @@
 """A process's life: which loop it runs on, how many connections it may hold, when it ends, what it does in between.
 
 1. The first SIGTERM or SIGINT asks for an orderly end, the second one ends at once: what is committed is safe anyhow.
-2. Jobs are looked at when they are due, when somebody wakes them, and once a minute in case the clock was set.
+2. Jobs are looked at when they are due, when somebody wakes them, and once a minute in case the clock was set; that it
+   was set is worth a warning, as windows and confirm times are told by it.
 3. A job that fails is logged and tried again later; it takes nobody with it.
 4. A step that was begun is ended: it is asked to stop between steps, and only cut off when it takes too long.
 """
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 _LONGEST_NAP = 60.0
 _AFTER_FAILURE = 1.0
+_SET = 60.0
+"""A wall clock that moved by so many seconds more or less than the steady one was set."""
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -86,6 +89,7 @@ class Stepper:
         self._clock = clock
         self._wake = wake
         self._ending = False
+        self._seen: tuple[Millis, float] | None = None
 
     async def run(self) -> None:
         """Work until `end`."""
@@ -107,8 +111,10 @@ class Stepper:
 
     async def _work(self) -> float:
         """One step; returns seconds until the next."""
+        now = self._clock()
+        self._watch_clock(now)
         try:
-            due = await self._step(self._clock())
+            due = await self._step(now)
         except Unavailable as error:
             log.warning("jobs wait", detail=error.detail, retry_after=error.retry_after)
             return float(error.retry_after)
@@ -116,3 +122,11 @@ class Stepper:
             log.exception("jobs failed")
             return _AFTER_FAILURE
         return _LONGEST_NAP if due is None else min(_LONGEST_NAP, max(0.0, (due - self._clock()) / 1000))
+
+    def _watch_clock(self, now: Millis) -> None:
+        steady = asyncio.get_running_loop().time()
+        if self._seen is not None:
+            moved = (now - self._seen[0]) / 1000 - (steady - self._seen[1])
+            if abs(moved) >= _SET:
+                log.warning("the clock was set", seconds=round(moved))
+        self._seen = now, steady

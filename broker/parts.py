@@ -159,6 +159,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         confirm_time=choices.confirm_time,
         retry_max_attempts=choices.retry_max_attempts,
         allow_keyless=choices.rules.allow_keyless,
+        newest_id=await store.newest_id(),
         wake=wake.set,
     )
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())

@@ -21,10 +21,14 @@ _LONGEST_PASSWORD = 256
 
 
 class Ids:
-    """Time-ordered ids below 2^53: 41 bits of milliseconds, 12 of sequence; never twice, whatever the clock does."""
+    """Time-ordered ids below 2^53: 41 bits of milliseconds, 12 of sequence; never twice, whatever the clock does.
 
-    def __init__(self) -> None:
-        self._last = 0
+    They go on after `last`, the largest one there is: a request that came later is the newer one (wire contract,
+    section 2), also after a restart with a clock that went back.
+    """
+
+    def __init__(self, last: int = 0) -> None:
+        self._last = last
 
     def next(self, now: Millis) -> int:
         """A fresh id."""
@@ -45,7 +49,10 @@ class NewAccount:
 
 
 class Desk:
-    """The operator's use cases around accounts, users and tokens. `wake` is called when a job became due."""
+    """The operator's use cases around accounts, users and tokens.
+
+    `wake` is called when a job became due; ids go on after `newest_id`.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class Desk:
         confirm_time: int,
         retry_max_attempts: int = 5,
         allow_keyless: bool = False,
+        newest_id: int = 0,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -75,7 +83,7 @@ class Desk:
         self._retry_max = retry_max_attempts
         self._allow_keyless = allow_keyless
         self._wake = wake
-        self._ids = Ids()
+        self._ids = Ids(newest_id)
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@
 2. A lease is a `due_on` in the future. Whoever dies holding one leaves it to the next worker, at start at once.
 3. `step` does what is due and says when to come back; loop, clock and entropy are the caller's.
 4. An install runs in a task of its own: a device that goes away does not stop it half-way.
+5. Times are the wall clock's, which may be set. When it went back, what is due further ahead than any job may be was
+   written by a clock that was ahead: it is due at once, and an offer gets its confirm time from now.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ LEASE = 10_000
 
 _BATCH = 100
 _BACKOFF_CAP = 60_000
+_STEP_BACK = 1_000
+"""A clock that goes back by less is being adjusted, milliseconds."""
 _TRIES = 8
 _WINDOW_OVER = "the window is over"
 _TIME_OVER = "the confirm time is over"
+_CLOCK_AHEAD = "the clock was ahead when the confirm time was set"
 
 Key = tuple[str, str, int]
 """(device broker, clientId, generation)."""
@@ -63,6 +68,7 @@ class Jobs:
         self._entropy = entropy
         self._refusals = Refusals()
         self._installing: dict[Key, _Running] = {}
+        self._latest: Millis | None = None
         self.wake: Callable[[], None] = lambda: None
         """Set by whoever runs the loop; called when something became due earlier than `step` said."""
 
@@ -127,12 +133,20 @@ class Jobs:
 
     async def step(self, now: Millis) -> Millis | None:
         """Do what is due; when to come back (None: when woken). Raises `Unavailable`."""
+        await self._notice_clock(now)
         for request in await self._store.find_lapsed(now, _BATCH):
             await self._store.commit(transitions.expire(request, Note(now, "expire", cause=_WINDOW_OVER)))
         await self._record_refusals()
         leased = await self._store.lease_due(now, now + LEASE, _BATCH)
         await asyncio.gather(*(self._work(credential, dossier.request, now) for credential, dossier in leased))
         return now if len(leased) == _BATCH else await self._store.next_due()
+
+    async def _notice_clock(self, now: Millis) -> None:
+        """The first time, and whenever the clock went back: see rule 5."""
+        if self._latest is None or now < self._latest - _STEP_BACK:
+            await self._store.recall(now + _BACKOFF_CAP, now + transitions.CONFIRM_LIMIT)
+            self._latest = now
+        self._latest = max(self._latest, now)
 
     async def _work(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
         if credential.state is State.MINTED:
@@ -145,6 +159,9 @@ class Jobs:
             # The row is read after the lease took its `due_on`, so the confirm time itself decides.
             if credential.confirm_before <= now:
                 await self._store.commit(transitions.retire(request, credential, Note(now, "retire", cause=_TIME_OVER)))
+            elif credential.confirm_before > now + transitions.CONFIRM_LIMIT:
+                note = Note(now, "extend", cause=_CLOCK_AHEAD)
+                await self._store.commit(transitions.reset_confirm_time(request, credential, note))
         elif credential.state is State.RETIRING:
             await self._retire(credential, request, now)
 

@@ -136,11 +136,17 @@ class Store(Protocol):
     async def release_leases(self) -> None:
         """At start: whatever was being worked on by a dead process is due at once."""
 
+    async def recall(self, jobs: Millis, confirms: Millis) -> None:
+        """Make due at once: installs and retirements due after `jobs`, confirm times that end after `confirms`."""
+
     async def find_lapsed(self, now: Millis, limit: int) -> Sequence[ProvisionRequest]:
         """PENDING requests whose window is over."""
 
     async def next_due(self) -> Millis | None:
         """When the next job is due, or the next window ends; None: nothing is waiting."""
+
+    async def newest_id(self) -> int:
+        """The largest id of anything; 0 where there is nothing."""
 
     async def list_requests(self, listing: Listing) -> tuple[Sequence[ProvisionRequest], bool]:
         """A page, newest first, and whether there are more behind it."""

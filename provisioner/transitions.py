@@ -85,6 +85,13 @@ def postpone(request: ProvisionRequest, credential: Credential, due_on: Millis, 
     return Unit(note, saved=(changed(request),), credentials=(after,))
 
 
+def reset_confirm_time(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
+    """The clock was ahead when the confirm time was set: it begins now."""
+    confirm_before = note.at + request.confirm_time
+    after = evolve(credential, confirm_before=confirm_before, due_on=confirm_before)
+    return Unit(note, saved=(changed(request),), credentials=(after,))
+
+
 def fail(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """The device broker refuses this credential for good."""
     if request.phase is Phase.RENEWING:

@@ -106,6 +106,16 @@ RETURNING request_id, generation;
 -- name: release_leases
 UPDATE credential SET due_on = 0 WHERE due_on IS NOT NULL AND state IN ('MINTED', 'RETIRING');
 
+-- name: recall
+UPDATE credential SET due_on = 0
+ WHERE due_on > :jobs AND (state IN ('MINTED', 'RETIRING') OR (state IN ('INSTALLED', 'OFFERED') AND due_on > :confirms));
+
+-- name: newest_id
+-- A request's job has the id after its own.
+SELECT max(coalesce((SELECT job_id FROM request ORDER BY id DESC LIMIT 1), 0),
+           coalesce((SELECT max(id) FROM account), 0), coalesce((SELECT max(id) FROM provision_user), 0),
+           coalesce((SELECT max(id) FROM token), 0));
+
 -- name: find_lapsed
 SELECT {request} FROM request r
   JOIN provision_user u ON u.id = r.provision_user_id

@@ -223,6 +223,10 @@ class SqliteStore:
         due: Millis | None = (await self._read("next_due", {}))[0][0]
         return due
 
+    async def newest_id(self) -> int:
+        """See `Store`."""
+        return int((await self._read("newest_id", {}))[0][0])
+
     async def list_requests(self, listing: Listing) -> tuple[Sequence[ProvisionRequest], bool]:
         """See `Store`."""
         values = {
@@ -317,6 +321,10 @@ class SqliteStore:
     async def release_leases(self) -> None:
         """See `Store`."""
         await self._change("release_leases", {})
+
+    async def recall(self, jobs: Millis, confirms: Millis) -> None:
+        """See `Store`."""
+        await self._change("recall", {"jobs": jobs, "confirms": confirms})
 
     async def delete_request(self, before: ProvisionRequest, note: Note) -> bool:
         """See `Store`."""

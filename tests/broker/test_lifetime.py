@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.lifetime import Stepper, raise_file_limit, run, stopped_by_signals
 from provisioner.errors import Unavailable
@@ -133,3 +134,24 @@ def test_the_loop_is_uvloop_where_there_is_one() -> None:
         return type(asyncio.get_running_loop()).__module__
 
     assert run(kind()) == "uvloop"
+
+
+async def test_a_clock_that_was_set_is_told() -> None:
+    hour, times = 3_600_000, iter([0, 20, 20 + 24 * 3_600_000, 40 + 23 * 3_600_000])
+    current = [0]
+
+    def clock() -> int:
+        return current[0]
+
+    work, wake = Work(), asyncio.Event()
+    stepper = Stepper(work.step, clock, wake)
+    with capture_logs() as logs:
+        current[0] = next(times)
+        task = asyncio.create_task(stepper.run())
+        await work.next()
+        for moment in times:
+            current[0] = moment
+            wake.set()
+            await work.next()
+        await stepper.end(task, 5)
+    assert [round(line["seconds"] * 1000 / hour) for line in logs if line["event"] == "the clock was set"] == [24, -1]

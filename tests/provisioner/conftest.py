@@ -178,6 +178,7 @@ async def build(folder: Path, rules: Rules | None = None, rates: WrongKeyRates |
         provision_account="provision",
         confirm_time=3600,
         allow_keyless=rules.allow_keyless,
+        newest_id=await store.newest_id(),
     )
     admission = Admission(rates or WrongKeyRates())
     provisioner = Provisioner(
