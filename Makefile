@@ -19,12 +19,15 @@ $(STAMP): requirements.lock pyproject.toml
 
 setup: $(STAMP) system-packages ## create .venv from the lock file and install what the tests need
 
-# The tests talk to real third-party clients; Debian packages bring them when we may install.
+# The tests talk to real third-party clients and verifiers; Debian packages bring them when we may install.
 system-packages:
-	@if ! command -v mosquitto_rr >/dev/null 2>&1; then \
+	@missing=; \
+	for pair in mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin; do \
+	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
+	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto-clients >/dev/null; \
-	  else echo "note: mosquitto_rr is missing (Debian package mosquitto-clients); its tests are left out"; fi; fi
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  else echo "note: Debian packages are missing ($$missing ): the tests that need them are left out"; fi; fi
 
 run: $(STAMP) ## set up and start the provisioner on the embedded default
 	$(BIN)/provisioner --data-dir $(DATA_DIR) serve

@@ -1,0 +1,294 @@
+"""The authority: an order, a certificate for it, and the chain that goes with it.
+
+1. The order of things (Boulder's): `order` draws a serial and fixes every field; the caller commits the order; `issue`
+   builds what is to be signed, reads it with the eyes of a stranger (`profile.read`) and signs; the caller commits the
+   certificate. What does not read as it should is never signed.
+2. What is read is not a likeness: the issuer signs the very bytes (`der` tells how they are put together).
+3. `issue` is a function of order and issuer. Ordered once, issued as often as need be: always the same bytes.
+4. Rotation is overlap. All issuers hang on one root; the newest valid one of a purpose takes orders, each order and
+   certificate finds its own issuer by key identifier, and old ones go on signing CRLs and OCSP answers until their last
+   certificate has ended.
+5. Nothing outlives its issuer, and nothing begins before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import der
+from certs.csr import Csr
+from certs.errors import BadCsr, NotIssued, UnusableAuthority
+from certs.hierarchy import check_names, check_path, constraints_of, key_id_of
+from certs.keys import PrivateKey, algorithm_identifier, key_identifier, signature_of, spki_of
+from certs.profile import (
+    BACKDATE,
+    VALIDITY,
+    Above,
+    Device,
+    Millis,
+    Names,
+    Purpose,
+    Responder,
+    Server,
+    extensions_for,
+    millis,
+    moment,
+    new_serial,
+    read,
+    subject_of,
+)
+
+_KINDS = {kind.__name__: kind for kind in (Device, Server, Responder)}
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything that is in a certificate. `issuer` is the key identifier (hex) of who signs, `public_key` DER (SPKI).
+
+    `encode` gives the text to commit before `issue`, `decode` turns it back.
+    """
+
+    issuer: str
+    serial: int
+    names: Names
+    public_key: bytes = field(repr=False)
+    not_before: Millis
+    not_after: Millis
+    crl_url: str = ""
+    ocsp_url: str = ""
+
+    @property
+    def serial_hex(self) -> str:
+        """The serial as ledgers, CRLs and tools spell it: 34 lower-case hex digits."""
+        return f"{self.serial:034x}"
+
+    def encode(self) -> str:
+        """One line of JSON; nothing in it is secret."""
+        names = {slot: getattr(self.names, slot) for slot in self.names.__slots__}
+        return json.dumps(
+            {
+                "issuer": self.issuer,
+                "serial": self.serial_hex,
+                "kind": type(self.names).__name__,
+                "names": names,
+                "publicKey": self.public_key.hex(),
+                "notBefore": self.not_before,
+                "notAfter": self.not_after,
+                "crlUrl": self.crl_url,
+                "ocspUrl": self.ocsp_url,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> Order:
+        """The order that `encode` wrote; raises ValueError, KeyError or TypeError for other text."""
+        found = json.loads(text)
+        names: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in found["names"].items()
+        }
+        return cls(
+            found["issuer"],
+            int(found["serial"], 16),
+            _KINDS[found["kind"]](**names),
+            bytes.fromhex(found["publicKey"]),
+            found["notBefore"],
+            found["notAfter"],
+            found["crlUrl"],
+            found["ocspUrl"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate: `der` alone, `pem` with the chain below the root (leaf first), which is what a TLS peer sends."""
+
+    serial: int
+    der: bytes = field(repr=False)
+    pem: str = field(repr=False)
+    not_before: Millis
+    not_after: Millis
+
+
+class Issuer:
+    """An issuing authority: its certificate, those between it and the root, and its key unless only trust is left.
+
+    Raises `UnusableAuthority` for whatever `check_path` refuses and for a key of another certificate.
+    """
+
+    def __init__(
+        self,
+        purpose: Purpose,
+        root: x509.Certificate,
+        chain: Sequence[x509.Certificate],
+        key: PrivateKey | None = None,
+    ) -> None:
+        self.purpose = purpose
+        self.certificate = chain[0]
+        self.chain = tuple(chain)
+        self.key = key
+        self.path = (root, *reversed(chain))
+        check_path(self.path, purpose)
+        if key is not None and spki_of(key.public_key()) != spki_of(self.certificate.public_key()):  # type: ignore[arg-type]  # check_path admits no other kind of key
+            raise UnusableAuthority(
+                "key", "the issuer's key does not belong to its certificate: give the one that does"
+            )
+        self.id = key_id_of(self.certificate).digest.hex()
+        self.not_before = max(millis(one.not_valid_before_utc) for one in self.path)
+        self.not_after = min(millis(one.not_valid_after_utc) for one in self.path)
+        self.pem = "".join(_pem(one) for one in self.chain)
+        self._subject = self.certificate.subject.public_bytes()
+        self._algorithm = algorithm_identifier(self.certificate.public_key())
+        self.constraints = constraints_of(self.path)
+        self.above = Above.of(self.certificate)
+
+    def __repr__(self) -> str:
+        return f"Issuer({self.purpose}, {self.id[:8]})"
+
+    def is_valid(self, now: Millis) -> bool:
+        """Whether it and all above are valid at `now`."""
+        return self.not_before <= now <= self.not_after
+
+    def sign(self, order: Order) -> bytes:
+        """Rules 1 to 3: the certificate in DER; raises `NotIssued`."""
+        if self.key is None:
+            raise NotIssued("issuer", "the issuer's key is not here: orders go to another one")
+        above = self.above
+        tbs = der.to_be_signed(
+            order.serial,
+            self._algorithm,
+            self._subject,
+            moment(order.not_before),
+            moment(order.not_after),
+            subject_of(order.names.common_name).public_bytes(),
+            order.public_key,
+            extensions_for(
+                order.names,
+                key_identifier(order.public_key),
+                above.key,
+                crl_url=order.crl_url,
+                ocsp_url=order.ocsp_url,
+            ),
+        )
+        self._check(self._unsigned(tbs), order)
+        return der.certificate(tbs, self._algorithm, signature_of(self.key, tbs))
+
+    def _unsigned(self, tbs: bytes) -> x509.Certificate:
+        """A certificate to be read only: where the signature goes it has one zero."""
+        try:
+            return x509.load_der_x509_certificate(der.certificate(tbs, self._algorithm, b"\x00"))
+        except ValueError:
+            raise NotIssued("encoding", "what would be signed cannot be read") from None
+
+    def _check(self, draft: x509.Certificate, order: Order) -> None:
+        names = read(draft, self.above)
+        check_names(names, self.constraints)
+        if (
+            names != order.names
+            or draft.serial_number != order.serial
+            or draft.not_valid_before_utc != moment(order.not_before)
+            or draft.not_valid_after_utc != moment(order.not_after)
+            or spki_of(draft.public_key()) != order.public_key  # type: ignore[arg-type]  # as above
+        ):
+            raise NotIssued("order", "the certificate is not the one that was ordered")
+        if not isinstance(names, Responder) and isinstance(names, Device) != (self.purpose is Purpose.DEVICES):
+            raise NotIssued("issuer", f"the issuer is for {self.purpose}")
+
+
+class Authority:
+    """A root and the issuers under it, oldest first. Raises `UnusableAuthority` for a root that must not be used.
+
+    `crl_url` and `ocsp_url` go into certificates; `{issuer}` in them stands for the issuer's key identifier.
+    """
+
+    def __init__(
+        self, root: x509.Certificate, issuers: Sequence[Issuer], *, crl_url: str = "", ocsp_url: str = ""
+    ) -> None:
+        check_path((root,), None)
+        self.root = root
+        self.issuers = tuple(issuers)
+        self._by_id = {issuer.id: issuer for issuer in issuers}
+        self._crl_url = crl_url
+        self._ocsp_url = ocsp_url
+
+    @property
+    def root_pem(self) -> str:
+        """What others trust: a broker's `cafile`, an offer's `broker.ca`."""
+        return _pem(self.root)
+
+    def bundle(self, purpose: Purpose, now: Millis) -> str:
+        """The root and all valid issuers of a purpose, for software that wants every one of them."""
+        valid = [issuer.pem for issuer in self.issuers if issuer.purpose is purpose and issuer.is_valid(now)]
+        return "".join((self.root_pem, *dict.fromkeys(valid)))
+
+    def current(self, purpose: Purpose, now: Millis) -> Issuer:
+        """Who takes orders: the newest that is valid and has its key; raises `NotIssued` (`issuer`)."""
+        for issuer in reversed(self.issuers):
+            if issuer.purpose is purpose and issuer.key is not None and issuer.is_valid(now):
+                return issuer
+        raise NotIssued("issuer", f"there is no valid issuer for {purpose}: rotate the authority")
+
+    def issuer(self, issuer_id: str) -> Issuer:
+        """The issuer with that key identifier (hex); raises `NotIssued` (`issuer`)."""
+        try:
+            return self._by_id[issuer_id]
+        except KeyError:
+            raise NotIssued("issuer", "the issuer of that certificate is not here any more") from None
+
+    def order(
+        self,
+        names: Names,
+        public_key: bytes,
+        now: Millis,
+        entropy: Callable[[int], bytes],
+        *,
+        validity: Millis = VALIDITY,
+        issuer: Issuer | None = None,
+    ) -> Order:
+        """A certificate to be committed, then issued. `public_key` is a canonical SPKI, `issuer` for responders only.
+
+        Raises `NotIssued` when nobody can sign it; `entropy(n)` gives n random bytes.
+        """
+        signer = issuer or self.current(Purpose.SERVERS if isinstance(names, Server) else Purpose.DEVICES, now)
+        check_names(names, signer.constraints)
+        return Order(
+            signer.id,
+            new_serial(entropy),
+            names,
+            public_key,
+            max(_whole(now - BACKDATE), signer.not_before),
+            min(_whole(now + validity), signer.not_after),
+            self._crl_url.format(issuer=signer.id),
+            self._ocsp_url.format(issuer=signer.id),
+        )
+
+    def order_device(
+        self, device: Device, csr: Csr, now: Millis, entropy: Callable[[int], bytes], *, validity: Millis = VALIDITY
+    ) -> Order:
+        """A device's certificate on its own key; raises `BadCsr` for a CSR in another's name, and `NotIssued`."""
+        if foreign := set(csr.names) - {device.uri, device.common_name, device.client_id}:
+            raise BadCsr("request", f"the CSR asks for {len(foreign)} names that are not the device's: leave them out")
+        return self.order(device, csr.public_key, now, entropy, validity=validity)
+
+    def issue(self, order: Order) -> Issued:
+        """The certificate of a committed order, the same bytes each time; raises `NotIssued`."""
+        return self.issued(order, self.issuer(order.issuer).sign(order))
+
+    def issued(self, order: Order, certificate: bytes) -> Issued:
+        """A certificate that the ledger kept, with the chain of its own issuer; raises `NotIssued`."""
+        pem = _pem(x509.load_der_x509_certificate(certificate)) + self.issuer(order.issuer).pem
+        return Issued(order.serial, certificate, pem, order.not_before, order.not_after)
+
+
+def _whole(when: Millis) -> Millis:
+    return when // 1000 * 1000
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
