@@ -1,14 +1,16 @@
 """The form of CBOR that a claim may have (RFC 8949), checked before a decoder sees it.
 
 1. Maps, arrays, text, integers, floats and booleans; definite or indefinite length.
-2. No byte strings, no tags, no null or undefined, no other simple values, nothing behind the one item.
-3. At most two levels. A decoder would build dates, numbers of any size and references out of tags: it never gets any.
+2. No byte strings, no null or undefined, no other simple values, nothing behind the one item. No tags: a decoder would
+   build dates, numbers of any size and references out of them.
+3. At most two levels, and at most 1,024 items and chunks: 8 KiB of one-byte ones would keep us busy.
 """
 
 from __future__ import annotations
 
 _BREAK = 0xFF
 _MAX_DEPTH = 2
+_MAX_HEADS = 1024
 _TEXT, _ARRAY, _MAP, _SIMPLE = 3, 4, 5, 7
 _FLOATS = {25: 2, 26: 4, 27: 8}
 
@@ -27,6 +29,7 @@ class _Walker:
         self._data = data
         self.position = 0
         self.pairs = 0
+        self._heads = 0
 
     def item(self, depth: int) -> None:
         major, minor = self._head()
@@ -48,6 +51,9 @@ class _Walker:
     def _head(self) -> tuple[int, int]:
         if self.position >= len(self._data):
             raise ValueError("cut short")
+        self._heads += 1
+        if self._heads > _MAX_HEADS:
+            raise ValueError("too many items")
         byte = self._data[self.position]
         self.position += 1
         return byte >> 5, byte & 0x1F

@@ -206,7 +206,10 @@ def _csr_der(text: str) -> bytes:
 
 
 def _from_json(payload: bytes) -> Any:
-    return _JSON.decode(payload.decode("utf-8"))
+    members = _JSON.decode(payload.decode("utf-8"))
+    if b"\\u" in payload:
+        json.dumps(members, ensure_ascii=False).encode()  # half a surrogate pair can be spelt, and is no text
+    return members
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
