@@ -132,7 +132,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         return Grant(rights.account, rights.username, rights.client_id, topics.publish, topics.subscribe)
 
     broker = EmbeddedBroker(authenticate)
-    devices = EmbeddedDevices(broker.kick)
+    devices = EmbeddedDevices(broker.kick, lambda: [grant.username for grant in broker.connected()])
     brokers = {devices.name: devices}
     jobs = Jobs(store, brokers, vault, entropy)
     jobs.wake = wake.set

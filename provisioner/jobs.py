@@ -1,4 +1,4 @@
-"""The outbox: install, retire, expire.
+"""The outbox: install, retire, expire, reconcile.
 
 1. A credential's row is its own job: MINTED means install, RETIRING means take out, and past `due_on` an unproved one
    has had its confirm time. So a job is committed with the step that needs it and cannot be lost or left behind.
@@ -18,13 +18,18 @@ from dataclasses import dataclass
 from provisioner import transitions
 from provisioner.errors import Unavailable
 from provisioner.handover import Vault
+from provisioner.keys import secret_context
 from provisioner.lifecycle import State
 from provisioner.model import Credential, Line, Millis, ProvisionRequest, Secret
 from provisioner.ports import DeviceBroker, Entropy, Install, Note, Store, ToInstall, Unit
+from provisioner.reconcile import Reconciler
 from provisioner.refusals import Refusals
 
 LEASE = 10_000
 """How long a worker has for one job, milliseconds."""
+
+RECONCILE_EVERY = 60_000
+"""Between two looks at what the device brokers hold, milliseconds."""
 
 _BATCH = 100
 _BACKOFF_CAP = 60_000
@@ -45,11 +50,6 @@ def backoff(attempts: int, entropy: Entropy) -> Millis:
     return longest - longest * entropy(1)[0] // 512
 
 
-def secret_context(credential: Credential) -> str:
-    """Where a minted password is sealed."""
-    return f"credential|{credential.device_broker}|{credential.client_id}|{credential.generation}"
-
-
 @dataclass(slots=True)
 class _Running:
     """An install under way, and how many claims wait for it."""
@@ -67,6 +67,8 @@ class Jobs:
         self._vault = vault
         self._entropy = entropy
         self._refusals = Refusals()
+        self._reconciler = Reconciler(store, brokers, vault)
+        self._reconcile_on: Millis = 0
         self._installing: dict[Key, _Running] = {}
         self._latest: Millis | None = None
         self.wake: Callable[[], None] = lambda: None
@@ -131,15 +133,26 @@ class Jobs:
         """At start: take over what a dead process left."""
         await self._store.release_leases()
 
-    async def step(self, now: Millis) -> Millis | None:
-        """Do what is due; when to come back (None: when woken). Raises `Unavailable`."""
+    async def step(self, now: Millis) -> Millis:
+        """Do what is due; when to come back at the latest. Raises `Unavailable`."""
         await self._notice_clock(now)
         for request in await self._store.find_lapsed(now, _BATCH):
             await self._store.commit(transitions.expire(request, Note(now, "expire", cause=_WINDOW_OVER)))
         await self._record_refusals()
+        if not now < self._reconcile_on <= now + RECONCILE_EVERY:
+            self._reconcile_on = now + RECONCILE_EVERY
+            await self._reconciler.mend(now)
         leased = await self._store.lease_due(now, now + LEASE, _BATCH)
         await asyncio.gather(*(self._work(credential, dossier.request, now) for credential, dossier in leased))
-        return now if len(leased) == _BATCH else await self._store.next_due()
+        if len(leased) == _BATCH:
+            return now
+        due = await self._store.next_due()
+        return self._reconcile_on if due is None else min(due, self._reconcile_on)
+
+    def reconcile(self) -> None:
+        """A device broker was reached again: compare it with the ledger now."""
+        self._reconcile_on = 0
+        self.wake()
 
     async def _notice_clock(self, now: Millis) -> None:
         """The first time, and whenever the clock went back: see rule 5."""

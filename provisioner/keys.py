@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from provisioner.handover import Keys, Vault, derive
-from provisioner.model import ProvisionRequest, Secret
+from provisioner.model import Credential, ProvisionRequest, Secret
 
 _WHOLE, _DERIVED, _AUTH_ONLY = b"A", b"K", b"k"
 """What follows: `K_auth`, `K_seal` and the key itself; `K_auth` and `K_seal`; `K_auth`."""
@@ -18,6 +18,11 @@ _WHOLE, _DERIVED, _AUTH_ONLY = b"A", b"K", b"k"
 
 def _context(request_id: int) -> str:
     return f"request|{request_id}"
+
+
+def secret_context(credential: Credential) -> str:
+    """Where a minted password is sealed."""
+    return f"credential|{credential.device_broker}|{credential.client_id}|{credential.generation}"
 
 
 def seal_key(vault: Vault, request_id: int, activation_key: Secret, user: str, client_id: str) -> str:

@@ -115,6 +115,9 @@ class Store(Protocol):
     async def find_username(self, device_broker: str, username: str) -> Credential | None:
         """The credential of that user name."""
 
+    async def find_live(self, device_broker: str, after: str, limit: int) -> Sequence[Credential]:
+        """Credentials in force, by user name, those behind `after`."""
+
     async def find_request(self, request_id: int) -> Dossier | None:
         """Dossier of a request."""
 
@@ -238,3 +241,6 @@ class DeviceBroker(Protocol):
 
     async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
         """Refuse these for good and close their sessions; one outcome per name, True: gone."""
+
+    async def list(self) -> Sequence[str]:
+        """Our user names that are there: in its own list, or, where it asks the ledger, with a session."""

@@ -21,9 +21,9 @@ from provisioner.authentication import Authentication
 from provisioner.clones import CloneAction, CloneRule, CloneWatch
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
 from provisioner.handover import Conversation, Vault, csr_hash, equal, new_password
-from provisioner.jobs import LEASE, Jobs, secret_context
+from provisioner.jobs import LEASE, Jobs
 from provisioner.journal import line_about
-from provisioner.keys import wipe_key
+from provisioner.keys import secret_context, wipe_key
 from provisioner.lifecycle import LIVE, Phase, State
 from provisioner.logins import Logins
 from provisioner.model import (

@@ -14,14 +14,18 @@ from provisioner.ports import Install, ToInstall
 
 
 class EmbeddedDevices:
-    """`kick` closes the sessions of a user name; the addresses are what devices are told, None where there is none."""
+    """`kick` closes the sessions of a user name, `connected` tells who has one.
+
+    The addresses are what devices are told, None where there is none.
+    """
 
     name = "embedded"
     sees_logins = True
     asks_ledger = True
 
-    def __init__(self, kick: Callable[[str], Awaitable[int]]) -> None:
+    def __init__(self, kick: Callable[[str], Awaitable[int]], connected: Callable[[], Sequence[str]]) -> None:
         self._kick = kick
+        self._connected = connected
         self.plain: BrokerAddress | None = None
         self.secure: BrokerAddress | None = None
 
@@ -38,3 +42,7 @@ class EmbeddedDevices:
         for username in usernames:
             await self._kick(username)
         return [True] * len(usernames)
+
+    async def list(self) -> Sequence[str]:
+        """See `DeviceBroker`."""
+        return self._connected()

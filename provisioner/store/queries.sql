@@ -39,6 +39,11 @@ SELECT j.key, {credential}
 -- name: find_credentials
 SELECT {credential} FROM credential c WHERE c.request_id = :id AND c.state != 'RETIRED' ORDER BY c.generation;
 
+-- name: find_live
+SELECT {credential} FROM credential c
+ WHERE c.device_broker = :device_broker AND c.username > :after AND c.state IN ('INSTALLED', 'OFFERED', 'CONFIRMED')
+ ORDER BY c.username LIMIT :limit;
+
 -- name: find_open
 SELECT {request} FROM request r
   JOIN provision_user u ON u.id = r.provision_user_id

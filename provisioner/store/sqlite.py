@@ -195,6 +195,11 @@ class SqliteStore:
             found[row[0]] = read_credential(row[1:])
         return found
 
+    async def find_live(self, device_broker: str, after: str, limit: int) -> Sequence[Credential]:
+        """See `Store`."""
+        values = {"device_broker": device_broker, "after": after, "limit": limit}
+        return [read_credential(row) for row in await self._read("find_live", values)]
+
     async def find_request(self, request_id: int) -> Dossier | None:
         """See `Store`."""
         rows = await self._read("find_request", {"id": request_id})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,8 +56,8 @@ class CueBroker:
     outcome: Install = Install.DONE
     gate: asyncio.Event | None = None
     revokes: bool = True
-    live: list[str] = field(default_factory=list)
-    tombs: list[str] = field(default_factory=list)
+    live: builtins.list[str] = field(default_factory=list)
+    tombs: builtins.list[str] = field(default_factory=list)
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
         return None if secure else BrokerAddress("mqtt://127.0.0.1:1883")
@@ -73,6 +74,9 @@ class CueBroker:
             self.live = [name for name in self.live if name not in usernames]
             self.tombs += usernames
         return [self.revokes] * len(usernames)
+
+    async def list(self) -> Sequence[str]:
+        return tuple(self.live)
 
 
 @dataclass
@@ -96,7 +100,7 @@ class World:
 
     async def run_jobs(self) -> None:
         """Until nothing is due now."""
-        while (due := await self.jobs.step(self.now)) is not None and due <= self.now:
+        while await self.jobs.step(self.now) <= self.now:
             pass
 
     def device(self, created: Created, client_id: str = "dev-1") -> SimpleDevice:

@@ -47,6 +47,9 @@ class Shelf:
     async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
         return [True for _ in usernames]
 
+    async def list(self) -> Sequence[str]:
+        return ()
+
 
 class World:
     """One installation: accounts `floor` (PROVISION), `acme` with its child `acme-labs`, and `globex` (TARGET)."""
