@@ -216,6 +216,7 @@ def structures() -> Iterator[Hostile]:
     """Bytes that are no PKCS#10, or more of it than anybody needs."""
     key = generate(P256)
     honest = request(key).public_bytes(Encoding.DER)
+    mark = len(honest) - len(x509.load_der_x509_csr(honest).signature) - 3  # where the BIT STRING begins
     for part in range(1, 20):
         yield Hostile(f"cut-after-{part}-twentieths", text(honest[: len(honest) * part // 20]), "structure")
     for name, broken in (
@@ -237,11 +238,11 @@ def structures() -> Iterator[Hostile]:
         ("version-huge", assembled(key, version=b"\x02\x10" + b"\x7f" * 16)),
         ("version-missing", assembled(key, version=b"")),
         ("subject-missing", assembled(key, subject=b"")),
-        ("signature-not-a-bit-string", honest.replace(b"\x03\x48\x00", b"\x04\x48\x00")),
+        ("signature-not-a-bit-string", honest[:mark] + b"\x04" + honest[mark + 1 :]),
         ("private-key", key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())),
         ("public-key", key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)),
     ):
-        yield Hostile(f"der-{name}", text(broken), "*" if name == "signature-not-a-bit-string" else "structure")
+        yield Hostile(f"der-{name}", text(broken), "structure")
     challenge = der.sequence(der.object_identifier(CHALLENGE), der.tlv(0x31, der.tlv(0x0C, b"secret")))
     several = [challenge.replace(b"secret", b"%06d" % number) for number in range(9)]
     yield Hostile("nine-attributes", text(assembled(key, attributes=b"".join(several))), "structure")
