@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,7 @@ class Jobs:
         self._reconcile_on: Millis = 0
         self._installing: dict[Key, _Running] = {}
         self._latest: Millis | None = None
+        self._recall_on = math.inf
         self.wake: Callable[[], None] = lambda: None
         """Set by whoever runs the loop; called when something became due earlier than `step` said."""
 
@@ -156,13 +158,19 @@ class Jobs:
 
     async def _notice_clock(self, now: Millis) -> None:
         """The first time, and whenever the clock went back: see rule 5."""
-        if self._latest is None or now < self._latest - _STEP_BACK:
+        went_back = self._latest is not None and now < self._latest - _STEP_BACK
+        if self._latest is None or went_back or now >= self._recall_on:
             await self._store.recall(now + _BACKOFF_CAP, now + transitions.CONFIRM_LIMIT)
             self._latest = now
+            # Once more for who read the clock before it went back, and commits after this.
+            self._recall_on = now + _BACKOFF_CAP if went_back else math.inf
         self._latest = max(self._latest, now)
 
     async def _work(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
-        if credential.state is State.MINTED:
+        if credential.state is not State.RETIRING and credential.confirm_before > now + transitions.CONFIRM_LIMIT:
+            note = Note(now, "extend", cause=_CLOCK_AHEAD)
+            await self._store.commit(transitions.reset_confirm_time(request, credential, note))
+        elif credential.state is State.MINTED:
             if credential.confirm_before <= now:
                 await self._store.commit(transitions.retire(request, credential, Note(now, "retire", cause=_TIME_OVER)))
             elif credential.secret_sealed is not None:
@@ -172,9 +180,6 @@ class Jobs:
             # The row is read after the lease took its `due_on`, so the confirm time itself decides.
             if credential.confirm_before <= now:
                 await self._store.commit(transitions.retire(request, credential, Note(now, "retire", cause=_TIME_OVER)))
-            elif credential.confirm_before > now + transitions.CONFIRM_LIMIT:
-                note = Note(now, "extend", cause=_CLOCK_AHEAD)
-                await self._store.commit(transitions.reset_confirm_time(request, credential, note))
         elif credential.state is State.RETIRING:
             await self._retire(credential, request, now)
 

@@ -86,9 +86,10 @@ def postpone(request: ProvisionRequest, credential: Credential, due_on: Millis, 
 
 
 def reset_confirm_time(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
-    """The clock was ahead when the confirm time was set: it begins now."""
+    """The clock was ahead when the confirm time was set: it begins now, and an install goes on at once."""
     confirm_before = note.at + request.confirm_time
-    after = evolve(credential, confirm_before=confirm_before, due_on=confirm_before)
+    due_on = note.at if credential.state is State.MINTED else confirm_before
+    after = evolve(credential, confirm_before=confirm_before, due_on=due_on)
     return Unit(note, saved=(changed(request),), credentials=(after,))
 
 

@@ -137,6 +137,20 @@ async def test_also_when_it_went_back_between_two_lives(tmp_path: Path) -> None:
         await check_confirm_time_is_from_now(world, *made)
 
 
+async def test_also_of_a_claim_that_read_the_clock_before_it_went_back(world: World) -> None:
+    world.now += HOUR
+    await world.run_jobs()
+    world.now -= HOUR
+    await world.run_jobs()
+    created = await world.request()
+    world.now = Y2050
+    await world.device(created).claim()
+    world.now = START + 60_000
+    await world.run_jobs()
+    confirm_before = START + 60_000 + created.request.confirm_time
+    assert await newest(world, created.request.id) == (State.OFFERED, confirm_before, confirm_before)
+
+
 async def test_an_hour_back_changes_no_confirm_time(world: World) -> None:
     created = await world.request()
     await world.device(created).claim()
