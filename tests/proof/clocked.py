@@ -22,7 +22,7 @@ def main() -> None:
     def clock() -> Millis:
         return right() + int(file.read_text())
 
-    async def counted(self: Jobs, now: Millis) -> Millis | None:
+    async def counted(self: Jobs, now: Millis) -> Millis:
         with file.with_suffix(".steps").open("a") as steps:
             steps.write(".")
         return await step(self, now)
