@@ -8,6 +8,9 @@
    neighbours do not notice.
 5. Reads that arrive together are one statement (`json_each`).
 6. Nothing is acknowledged before COMMIT returned (`synchronous=FULL`); a failed COMMIT fails every unit in it.
+7. After a failed sync a connection goes on: it knows where the last good commit ends, and writes over what came after.
+   A new process does not, and would build on frames that are in the page cache and never reached the disk (Linux takes
+   the pages of a failed fsync for clean). So the WAL is written once more before it is opened.
 """
 
 from __future__ import annotations
@@ -149,6 +152,7 @@ class SqliteStore:
         opened: list[_Threaded] = []
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _renew(path.with_name(path.name + "-wal"))
             for prepare in (_prepare_writer, _prepare_reader):
                 connection = _Threaded(lambda: sqlite3.connect(path, isolation_level=None), 64)
                 await connection
@@ -492,6 +496,21 @@ def _prepare_writer(connection: sqlite3.Connection) -> None:
 def _prepare_reader(connection: sqlite3.Connection) -> None:
     for pragma in (*_PRAGMAS, "PRAGMA query_only = ON"):
         connection.execute(pragma)
+
+
+def _renew(wal: Path) -> None:
+    """Write a file over itself and sync it (rule 7)."""
+    try:
+        descriptor = os.open(wal, os.O_RDWR)
+    except FileNotFoundError:
+        return
+    try:
+        at = 0
+        while chunk := os.pread(descriptor, 1 << 20, at):
+            at += os.pwrite(descriptor, chunk, at)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _lock(path: Path) -> int:

@@ -3,7 +3,7 @@
 1. The modules are imported once; every life is a fork of this process, so that a kill costs no start of an interpreter.
    What runs in it is `provisioner serve`, as its users start it.
 2. A life is ordered with one line of JSON on standard input: `{"environment": {…}, "log": path, "point": name or null,
-   "passage": n}`. Standard output tells `imported`, `born`, the program's own ready line, and `ended`.
+   "passage": n, "installs": …}`. Standard output tells `imported`, `born`, the program's own ready line, and `ended`.
 3. A point is passed before or after something that a seam of the program does: a verb of a port, a message that is
    answered, bytes that are written. Nothing of the program knows of it.
 """
@@ -57,10 +57,16 @@ def wipes(unit: Unit) -> bool:
     )
 
 
+def mints_and_offers(unit: Unit) -> bool:
+    """Units that do both, as behind a device broker that asks the ledger."""
+    return mints(unit) and has(State.OFFERED)(unit)
+
+
 POINTS: dict[str, tuple[type[Any], str, Callable[..., bool]]] = {
     "mint commit": (SqliteStore, "commit", mints),
     "install": (EmbeddedDevices, "install", lambda _items: True),
     "offer commit": (SqliteStore, "commit", has(State.OFFERED)),
+    "mint and offer": (SqliteStore, "commit", mints_and_offers),
     "reply": (Connection, "connection_made", lambda _transport: True),
     "ack": (Responder, "answer", lambda message: message.kind == "ack"),
     "confirm commit": (SqliteStore, "commit", has(State.CONFIRMED)),
@@ -71,6 +77,9 @@ POINTS: dict[str, tuple[type[Any], str, Callable[..., bool]]] = {
     "expiry commit": (SqliteStore, "commit", expires),
 }
 """Name -> whose verb it is, and which of its calls are meant. Each is passed twice: `before NAME`, `after NAME`."""
+
+INSTALLING = ("mint commit", "install", "offer commit")
+"""Points that are passed where something has to be installed at the device broker."""
 
 
 class Trap:
@@ -137,6 +146,9 @@ def live(order: dict[str, Any]) -> None:
     os.environ.update(order["environment"])
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, sys.stderr.fileno())
+    if order["installs"]:
+        # As behind a device broker with a list of its own: mint, install and offer are steps by themselves.
+        EmbeddedDevices.asks_ledger = False
     if order["point"] is not None:
         Trap(order["point"], order["passage"]).set()
     sys.argv = ["provisioner", "serve"]

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.program import Site
 from tests.proof import ledger
-from tests.proof.crash import POINTS
+from tests.proof.crash import INSTALLING, POINTS
 from tests.proof.mortal import PATIENCE, Life, Mortal
 from tests.proof.scale import SCALE, record, rounds
 from tests.proof.stories import STORIES, Forgetful, Late, Refused, Renewed, Revoked, Stage, Story
@@ -43,7 +43,9 @@ RECHECKED = 3
 def campaigns() -> dict[str, tuple[Sequence[str | float], int]]:
     """Where kills strike -> the kills of one campaign (at a point, or after seconds), and how many devices at once."""
     if SCALE == "quick":
-        return {"anywhere": (["after mint commit", "before reply", "after confirm commit", "before revoke", 0.5], 8)}
+        return {
+            "anywhere": (["after mint and offer", "before install", "before reply", "after confirm commit", 0.5], 8)
+        }
     found: dict[str, tuple[Sequence[str | float], int]] = {
         f"at {point}": ([f"before {point}", f"after {point}"] * rounds(1, 50, 500), 6) for point in POINTS
     }
@@ -124,10 +126,11 @@ class Campaign:
 
     async def _live_and_die(self, kill: str | float, tasks: asyncio.TaskGroup) -> None:
         if isinstance(kill, str):
-            self._favoured = LEADS_TO.get(kill.partition(" ")[2], ())
-            life = await self._program.live(kill, self._chance.randint(1, 4))
+            point = kill.partition(" ")[2]
+            self._favoured = LEADS_TO.get(point, ())
+            life = await self._program.live(kill, self._chance.randint(1, 4), installs=point in INSTALLING)
         else:
-            life = await self._program.live(kill_after=kill)
+            life = await self._program.live(kill_after=kill, installs=self._chance.random() < 0.5)
         await self._open(life, tasks)
         await self._end(str(kill))
 

@@ -10,8 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provisioner.handover import Vault
+from provisioner.journal import verify
 from provisioner.keys import open_keys
-from provisioner.store.statements import SQL, read_request
+from provisioner.store.statements import SQL, read_entry, read_request
+
+JOURNAL = {"after": 0, "request_id": None, "limit": 10**9}
+"""Parameters of `list_journal` for all of it."""
 
 _WIPED = {"CONFIRMED", "RETIRING", "RETIRED"}
 """States in which the minted password is gone (section 9, rule 8)."""
@@ -49,6 +53,7 @@ def read(data: Path, scratch: Path) -> dict[int, Standing]:
         assert ledger.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert ledger.execute("PRAGMA foreign_key_check").fetchall() == []
         found = {}
+        verify(read_entry(row) for row in ledger.execute(SQL["list_journal"], JOURNAL))
         filters = dict.fromkeys(("accounts", "client_ids", "status", "statuses", "start", "end"))
         everything = filters | {"limit": 10**9, "offset": 0}
         for row in ledger.execute(SQL["list_requests"], everything):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
@@ -19,6 +20,8 @@ import apsw
 from tests.proof.disk import Disk, DiskVfs
 
 _PATIENCE = 10.0
+_CHECKPOINT = 1000
+"""Pages of WAL after which SQLite makes a checkpoint."""
 _OURS = {"PRAGMA query_only = ON": "one connection both reads and writes"}
 """Statements that are left out, and why."""
 
@@ -58,6 +61,7 @@ class Library:
             connection = apsw.Connection(path, vfs=self._name)
             self.opened += 1
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.set_wal_hook(_after_commit)
             self._connections[path] = connection
         return self._connections[path]
 
@@ -168,6 +172,14 @@ class Cursor:
 
     def close(self) -> None:
         """Everything was read."""
+
+
+def _after_commit(connection: apsw.Connection, name: str, pages: int) -> int:
+    """What SQLite does by itself, failures unheard, and what APSW would take for a failure of the COMMIT."""
+    if pages >= _CHECKPOINT:
+        with suppress(apsw.Error):
+            connection.wal_checkpoint(name, apsw.SQLITE_CHECKPOINT_PASSIVE)
+    return apsw.SQLITE_OK
 
 
 def _translated(error: apsw.Error) -> sqlite3.Error:

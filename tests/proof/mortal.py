@@ -79,8 +79,18 @@ class Mortal(Program):
         assert line, "the nursery is gone"
         return dict(json.loads(line))
 
-    async def live(self, point: str | None = None, passage: int = 1, kill_after: float | None = None) -> Life:
-        """Start; it dies at a point, after a while, or not by itself. Returns when it is ready, or dead before that."""
+    async def live(
+        self,
+        point: str | None = None,
+        passage: int = 1,
+        kill_after: float | None = None,
+        *,
+        installs: bool = False,
+    ) -> Life:
+        """Start; it dies at a point, after a while, or not by itself. Returns when it is ready, or dead before that.
+
+        `installs`: the device broker is one with a list of its own, where credentials have to be installed.
+        """
         order = {
             "environment": {
                 "PROVISIONER_DATA_DIR": str(self.data),
@@ -91,6 +101,7 @@ class Mortal(Program):
             "log": str(self._log),
             "point": point,
             "passage": passage,
+            "installs": installs,
         }
         assert self._nursery is not None
         assert self._nursery.stdin is not None

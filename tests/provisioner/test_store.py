@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 import stat
 from dataclasses import replace
@@ -55,6 +57,34 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(Unavailable, match=r"ledger\.sqlite cannot be opened"):
         await SqliteStore.open(path)
+
+
+async def test_what_a_dead_process_left_is_on_the_disk_before_it_is_built_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    left = await SqliteStore.open(path)
+    try:
+        copy = tmp_path / "copy.sqlite"
+        for end in ("", "-wal"):
+            copy.with_name(copy.name + end).write_bytes(path.with_name(path.name + end).read_bytes())
+    finally:
+        await left.close()
+    wal = copy.with_name(copy.name + "-wal")
+    content = wal.read_bytes()
+    assert content
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        with pytest.raises(Unavailable, match=r"copy\.sqlite cannot be opened: .*Input/output error"):
+            await SqliteStore.open(copy)
+    assert wal.read_bytes() == content
+    opened = await SqliteStore.open(copy)
+    assert await opened.list_users() == []
+    await opened.close()
 
 
 async def test_a_stale_unit_changes_nothing(world: World) -> None:
