@@ -101,6 +101,12 @@ class Program:
         return f"http://{self.ready['http']}"
 
     @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process
+        return self._process.pid
+
+    @property
     def token(self) -> str:
         """The administrator's token."""
         token = (self.data / "admin-token").read_text().strip()
