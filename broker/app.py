@@ -211,6 +211,7 @@ def _told(settings: Settings, plain: str | None, tls: str | None) -> tuple[Broke
 def _choices(settings: Settings) -> Choices:
     from broker.parts import Choices  # noqa: PLC0415  # rule 1
     from provisioner.admission import Rate, WrongKeyRates  # noqa: PLC0415  # rule 1
+    from provisioner.clones import CloneAction, CloneRule  # noqa: PLC0415  # rule 1
     from provisioner.service import Rules  # noqa: PLC0415  # rule 1
 
     claim, wrong = settings.claim, settings.wrong_keys
@@ -223,6 +224,7 @@ def _choices(settings: Settings) -> Choices:
             allow_plain_without_tls=claim.allow_plain_without_tls,
             allow_keyless=claim.allow_keyless,
             refuse_unknown=settings.endpoint.refuse_unknown,
+            clones=CloneRule(CloneAction(claim.clones), claim.clone_window * 1000),
         ),
         wrong_keys=WrongKeyRates(
             per_id=Rate(wrong.per_client_id_burst, wrong.per_client_id),

@@ -34,8 +34,10 @@ from provisioner.handover import Vault, new_key
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
 from provisioner.model import Millis
+from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.ports import Entropy
+from provisioner.reconcile import Reconciler
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
@@ -73,6 +75,7 @@ class Parts:
     administration: Administration
     provisioner: Provisioner
     epochs: Epochs
+    oversight: Oversight
     entropy: Entropy
     wake: asyncio.Event
     is_fresh: bool
@@ -84,7 +87,12 @@ class Parts:
             return {"store": await self._is_writable(), "deviceBroker": figures.device_broker()}
 
         return create_app(
-            self.administration, self.epochs, now, readiness, registry(figures.claims, figures.connections)
+            self.administration,
+            self.epochs,
+            self.oversight,
+            now,
+            readiness,
+            registry(figures.claims, figures.connections),
         )
 
     async def _is_writable(self) -> bool:
@@ -163,4 +171,18 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         wake=wake.set,
     )
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
-    return Parts(directory, store, broker, devices, jobs, administration, provisioner, epochs, entropy, wake, fresh)
+    oversight = Oversight(administration, store, Reconciler(store, brokers, vault))
+    return Parts(
+        directory,
+        store,
+        broker,
+        devices,
+        jobs,
+        administration,
+        provisioner,
+        epochs,
+        oversight,
+        entropy,
+        wake,
+        fresh,
+    )

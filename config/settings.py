@@ -126,6 +126,13 @@ class Claim(Section):
     retry_max_attempts: Count = Field(
         default=5, description="A request without a number of its own is abandoned after this many."
     )
+    clones: Annotated[Literal["off", "alarm", "quarantine"], Write('"off", "alarm" or "quarantine"')] = Field(
+        default="alarm",
+        description="One key in two hands at once: nothing, an event, or the event and the request switched off.",
+    )
+    clone_window: WholeSeconds = Field(
+        default=60, description="Two claims within this time are made at once, as far as clones are concerned."
+    )
 
 
 class WrongKeys(Section):

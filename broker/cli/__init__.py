@@ -28,6 +28,8 @@ _COMMANDS = {
     "token": ("tokens:app", "Bearer tokens of operators."),
     "request": ("requests:app", "Provision requests: permissions for one device each."),
     "keys": ("keys:app", "Keys that the ledger is sealed under."),
+    "audit": ("oversight:audit", "The audit journal: every decision, chained."),
+    "drift": ("oversight:drift_app", "What device brokers hold that the ledger does not, and the reverse."),
     "device": ("devices:app", "Be a device: claim a credential, log in with it."),
     "fleet": ("devices:fleet_app", "Be many devices."),
     "demo": ("demo:app", "200 simulated devices get their credentials, with a live display."),

@@ -17,6 +17,7 @@ from broker.cli.accounts import coupling
 from broker.cli.client import Api, Door, SecretFile, Server, TokenFile, ask, present
 from broker.cli.nextsteps import claim_commands, first_user
 from broker.cli.output import Failed, Json, emit, print_json, read_secret, say, where
+from broker.cli.oversight import show_entries
 from broker.cli.requestview import COLUMNS, print_request, rows
 from broker.cli.times import parse_moment
 
@@ -202,6 +203,21 @@ def _add_verb(verb: str, text: str) -> None:
 
 for _verb, _text in _VERBS.items():
     _add_verb(_verb, _text)
+
+
+@app.command("log")
+def log(
+    ctx: typer.Context, name: Name, *, server: Server = None, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """Show what was decided about one request: each attempt, each refusal.
+
+    Example: provisioner request log dev-1
+    """
+
+    async def work(api: Api) -> Any:
+        return (await api.get(f"{await _path(api, name)}/log", limit=1000))["entry"]
+
+    show_entries(ask(Door(where(ctx), server, token_file), work), as_json=as_json)
 
 
 @app.command("reopen")

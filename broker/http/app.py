@@ -12,12 +12,14 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from broker.http import accounts, health, keys, requests
+from broker.http import oversight as journal
 from broker.http.gate import Gate
 from broker.http.problems import MEDIA_TYPE, Problem, answer
 from provisioner import __version__
 from provisioner.administration import Administration
 from provisioner.epochs import Epochs
 from provisioner.errors import ProvisionerError
+from provisioner.oversight import Oversight
 from provisioner.ports import Clock
 
 _SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
@@ -27,11 +29,12 @@ _SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "operation_sp
 def create_app(
     administration: Administration,
     epochs: Epochs,
+    oversight: Oversight,
     clock: Clock,
     readiness: Callable[[], Awaitable[Mapping[str, bool]]],
     metrics_registry: CollectorRegistry,
 ) -> FastAPI:
-    """The operator API over `administration` and `epochs`.
+    """The operator API over what operators may do.
 
     `readiness` names each part and tells whether it works; it does not raise. `metrics_registry`: see `metrics.py`.
     """
@@ -49,11 +52,20 @@ def create_app(
     )
     app.state.administration = administration
     app.state.epochs = epochs
+    app.state.oversight = oversight
     app.state.clock = clock
     app.state.readiness = readiness
     app.state.metrics = metrics_registry
     app.add_middleware(Gate, authenticate=administration.authenticate)
-    for router in (requests.router, accounts.accounts, accounts.users, accounts.tokens, keys.router, health.router):
+    for router in (
+        requests.router,
+        accounts.accounts,
+        accounts.users,
+        accounts.tokens,
+        keys.router,
+        journal.router,
+        health.router,
+    ):
         app.include_router(router)
     return app
 

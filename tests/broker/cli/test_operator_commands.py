@@ -333,3 +333,26 @@ def test_times_are_spans_or_dates() -> None:
     for text in ("", "soon", "24", "1y", "-1h", "2027-13-01", "99999999h", "0001-01-01"):
         with pytest.raises(typer.BadParameter, match="is no time"):
             parse_moment(text)
+
+
+def test_the_journal_is_listed_exported_and_verified(call: Call, tmp_path: Path) -> None:
+    call("init")
+    call("request", "create", "dev-1", "--account", "default", "--key-file", "dev-1.key")
+    assert "create" in call("audit", "list").out
+    assert "create" in call("request", "log", "dev-1").out
+    told = call("audit", "verify", "--json").json
+    call("audit", "export", "journal.jsonl")
+    assert call("audit", "verify", "--file", "journal.jsonl", "--head", told["head"], "--json").json == told
+    lines = Path("journal.jsonl").read_text().splitlines()
+    Path("cut.jsonl").write_text("\n".join(lines[:-1]))
+    assert "cut off" in call("audit", "verify", "--file", "cut.jsonl", "--head", told["head"], code=1).err
+    Path("forged.jsonl").write_text("\n".join(lines).replace("dev-1", "dev-2"))
+    assert "tampered" in call("audit", "verify", "--file", "forged.jsonl", code=1).err
+    Path("noise.jsonl").write_text("{}")
+    assert "no journal" in call("audit", "verify", "--file", "noise.jsonl", code=1).err
+
+
+def test_drift_says_that_all_is_well(call: Call) -> None:
+    call("init")
+    assert "hold what the ledger says" in call("drift").err
+    assert call("drift", "--apply", "--json").json == {"difference": [], "unreachable": []}

@@ -21,7 +21,11 @@ ROUTES = {
     ("post", "/v2/users"), ("get", "/v2/users"), ("post", "/v2/users/{user_id}/password"),
     ("post", "/v2/tokens"), ("get", "/v2/tokens"), ("delete", "/v2/tokens/{token_id}"),
     ("get", "/v2/keys"), ("post", "/v2/keys/rotate"), ("post", "/v2/keys/{epoch}/retire"),
-    ("get", "/healthz"), ("get", "/readyz"), ("get", "/metrics"),
+    ("get", "/healthz"), ("get", "/readyz"), ("get", "/v2/journal"),
+    ("get", "/v2/drift"),
+    ("post", "/v2/drift/apply"),
+    ("get", "/v2/provisionRequests/{request_id}/log"),
+    ("get", "/metrics"),
 }  # fmt: skip
 
 

@@ -38,6 +38,10 @@ CALLS: list[tuple[str, str, Any, frozenset[Role]]] = [
     ("GET", "/v2/keys", None, ADMINS),
     ("POST", "/v2/keys/rotate", None, ADMINS),
     ("POST", "/v2/keys/1/retire", None, ADMINS),
+    ("GET", f"{PATH}/{{id}}/log", None, EVERYBODY),
+    ("GET", "/v2/journal", None, ADMINS),
+    ("GET", "/v2/drift", None, ADMINS),
+    ("POST", "/v2/drift/apply", None, ADMINS),
     ("GET", "/metrics", None, EVERYBODY),
 ]
 

@@ -1,5 +1,6 @@
 """An operator API over a real ledger, in a time that stands still, with a device broker that takes what it is given."""
 
+import builtins
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -19,9 +20,11 @@ from provisioner.handover import Vault
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
 from provisioner.model import Account, AccountKind, Ack, BrokerAddress, Claim, JobStatus, Origin, Result, Role, Secret
+from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.policy import Actor
 from provisioner.ports import Install, ToInstall
+from provisioner.reconcile import Reconciler
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
@@ -32,23 +35,28 @@ ROOT = Actor(0, Role.ADMIN)
 
 
 class Shelf:
-    """A device broker that keeps nothing and is never away."""
+    """A device broker that keeps names and is never away."""
 
     name = "shelf"
     sees_logins = False
     asks_ledger = False
 
+    def __init__(self) -> None:
+        self.names: builtins.list[str] = []
+
     def address(self, *, secure: bool) -> BrokerAddress | None:
         return BrokerAddress("mqtts://devices.example:8883" if secure else "mqtt://devices.example:1883")
 
     async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        self.names += [item.credential.username for item in items]
         return [Install.DONE for _ in items]
 
     async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+        self.names = [name for name in self.names if name not in usernames]
         return [True for _ in usernames]
 
     async def list(self) -> Sequence[str]:
-        return ()
+        return tuple(self.names)
 
 
 class World:
@@ -59,7 +67,8 @@ class World:
         self.ready = {"store": True, "endpoint": True}
         self.accounts: dict[str, Account] = {}
         self._closing = AsyncExitStack()
-        vault, shelves = Vault({1: bytes(32)}, os.urandom), {Shelf.name: Shelf()}
+        self.shelf = Shelf()
+        vault, shelves = Vault({1: bytes(32)}, os.urandom), {Shelf.name: self.shelf}
         self.passwords = Passwords(os.urandom)
         logins = Logins(store, self.passwords)
         self.jobs = Jobs(store, shelves, vault, os.urandom)
@@ -88,7 +97,8 @@ class World:
         figures = registry(lambda: {"offer": 2, "denied": 1}, lambda: 3)
         keyring = ForeignKeys("in this test", {"vault-1": "00" * 32, "pepper": "01" * 32}.items())
         self.epochs = Epochs(store.keys, keyring, vault, os.urandom)
-        self.app = create_app(self.administration, self.epochs, lambda: self.now, self._readiness, figures)
+        oversight = Oversight(self.administration, store, Reconciler(store, shelves, vault))
+        self.app = create_app(self.administration, self.epochs, oversight, lambda: self.now, self._readiness, figures)
 
     @classmethod
     async def on(cls, folder: Path) -> Self:
