@@ -57,6 +57,7 @@ _HELD_BYTES: Final = 1024
 # A hair's breadth below one, for rounding: a tick at the deadline must find its packet.
 _ONE_TOKEN: Final = 1 - 1e-6
 _ONLY_OWN: Final = "only the session's own topics may be used"
+_OUT_OF_PLACE: Final = "packet is out of place here"
 _NO_SUBSCRIPTION_EXISTED: Final = 0x11
 
 
@@ -241,14 +242,20 @@ class Session:
                 handle = self._handlers.get(type(packet), _refuse_out_of_place)
                 handle(self, packet, events)
         except UnsupportedVersion as fault:
-            self._sender.version = V311 if fault.level < V5 else V5
-            self.refuse(Refusal.VERSION)
+            self._on_unsupported_version(fault.level)
         except MalformedPacket as fault:
             self.disconnect(fault.code, str(fault))
         except ReplyTooLarge:
             self._end("client takes no packet as large as the answer")
         self._throttled_until = math.inf if self._tokens > _ONE_TOKEN else now + (1 - self._tokens) / rate
         return events
+
+    def _on_unsupported_version(self, level: int) -> None:
+        if self._handlers is self._FIRST:
+            self._sender.version = V311 if level < V5 else V5
+            self.refuse(Refusal.VERSION)
+        else:  # a second CONNECT has no answer, whatever its version (MQTT-3.1.0-2)
+            self.disconnect(ReasonCode.PROTOCOL_ERROR, _OUT_OF_PLACE)
 
     def _on_connect(self, packet: Connect, events: list[Event]) -> None:
         self._sender.heed(packet)
@@ -357,7 +364,7 @@ class Session:
 
 
 def _refuse_out_of_place(_session: Session, _packet: Packet, _events: list[Event]) -> None:
-    raise MalformedPacket("packet is out of place here", ReasonCode.PROTOCOL_ERROR)
+    raise MalformedPacket(_OUT_OF_PLACE, ReasonCode.PROTOCOL_ERROR)
 
 
 @functools.lru_cache(maxsize=8)

@@ -268,6 +268,15 @@ def test_a_second_connect_ends_the_session(version: int) -> None:
     assert talk.session.ended
 
 
+@both
+def test_a_second_connect_of_an_unknown_version_ends_it_as_well(version: int) -> None:
+    talk = opened(version)
+    talk.session.receive(b"\x10\x0c\x00\x04MQTT\x03\x02\x00\x3c\x00\x00", talk.now)
+    assert talk.told() == ([0x82] if version == V5 else [])
+    assert talk.session.ended
+    assert talk.session.refused is None
+
+
 # Topics.
 
 
