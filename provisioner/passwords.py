@@ -5,7 +5,8 @@
 2. A slow verification runs in a thread, one at a time: a storm of CONNECTs must not take the machine.
 3. What verified once is remembered under a keyed hash in memory, so each further CONNECT costs microseconds. Those who
    come with the same login while it is being verified share that verification: a herd after a start is one of them.
-4. Unknown user and wrong password cost the same: both run the slow verification wherever any user has a slow hash.
+4. Unknown user and wrong password cost the same: an unknown user has a hash that fits nothing, and both run the slow
+   verification wherever any user has a slow hash.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Passwords:
     def __init__(self, entropy: Callable[[int], bytes]) -> None:
         self._entropy = entropy
         self._key = entropy(32)
+        self._nobody = self.hash_generated(entropy(32).hex())
         self._verified: OrderedDict[bytes, None] = OrderedDict()
         self._slot = asyncio.Semaphore(1)
         self._waiting = 0
@@ -56,17 +58,15 @@ class Passwords:
         `slow_refusals`: some user has a slow hash, so every refusal has to take as long as one. Raises `Unavailable`
         when too many verifications wait already.
         """
-        memory = hmac.digest(self._key, (stored or "").encode() + b"|" + hashlib.sha256(password).digest(), "sha256")
+        if stored is None:
+            stored = self._nobody
+        memory = hmac.digest(self._key, stored.encode() + b"|" + hashlib.sha256(password).digest(), "sha256")
         if memory in self._verified:
             return True
-        if stored is not None and stored.startswith(GENERATED):
+        if stored.startswith(GENERATED):
             salt, _, digest = stored.removeprefix(GENERATED).partition(":")
             good = hmac.compare_digest(hmac.digest(bytes.fromhex(salt), password, "sha256").hex(), digest)
             if not good and slow_refusals:
-                await self._slow(None, password)
-        elif stored is None:
-            good = False
-            if slow_refusals:
                 await self._slow(None, password)
         else:
             good = await self._shared(memory, stored, password)
