@@ -18,6 +18,7 @@ from broker.mqtt.guard import Guard
 from broker.mqtt.retained import RetainedBounds, RetainedMessages
 from broker.mqtt.router import Router
 from tests.e2e.packets import CONNACK, PUBLISH, packet
+from tests.fuzz.no_socket import NoSocket
 from tests.fuzz.streams import acknowledgement, chunks, connect_packet, cut, publication, published, subscription
 
 _USER, _CLIENT_ID, _PASSWORD = "acme.dev-1", "dev-1", b"pw"
@@ -44,50 +45,6 @@ TOKENS = [
     b"MQTT\4", b"MQTT\5", b"\x00\x02pw", _MINE.encode(), b"acme/dev-2/", b"#", b"+", b"$share/g/", b"$SYS/", b"\x82",
     b"\x30", b"\x31", b"\x34", b"\x3d", b"\x62", b"\x50", b"\x70", b"\xa2", b"\xe0\0", b"\xc0\0", b"\0\5dev-1",
 ]  # fmt: skip
-
-
-class _Transport(asyncio.Transport):
-    """A socket made of nothing: keeps what is written, and is closed a moment after it was told so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.socket: FrameSocket | None = None
-        self.written = bytearray()
-        self._closing = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("192.0.2.1", 1883) if name == "peername" else default
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += data
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        if not self._closing and self.socket is not None:
-            self._closing = True
-            asyncio.get_running_loop().call_soon(self.socket.connection_lost, None)
-
-    abort = close
 
 
 class _Watched(Router):
@@ -131,9 +88,9 @@ class _Site:
         self.welcome = False
         self.router.topics.clear()
         self.router._retained = RetainedMessages(_RETAINED)
-        transport = _Transport()
+        transport = NoSocket()
         socket = FrameSocket(self.guard._socket_bounds, self.guard._accept)
-        transport.socket = socket
+        transport.protocol = socket
         socket.connection_made(transport)
         for piece in chunks(data, len(data)):
             if transport.is_closing():
