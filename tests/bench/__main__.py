@@ -1,6 +1,6 @@
-"""`python -m tests.bench`: full hand-overs per second beside the null endpoint's cycles, in one run.
+"""`python -m tests.bench`: full hand-overs beside the null endpoint, with and without TLS, and a herd.
 
-Prints a table and writes `build/bench.json` and `build/bench.png`. Exit code 1 if anything did not end as it should.
+Prints tables and writes `build/bench.json` and `build/bench.png`. Exit code 1 if anything did not end as it should.
 """
 
 import argparse
@@ -8,60 +8,105 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from tests.bench.programs import Server, generate, login, make_requests, null_endpoint, provisioner
-from tests.bench.report import Run, Series, print_table, write_json, write_plot
+from tests.bench import herd
+from tests.bench.plot import write_plot
+from tests.bench.programs import Server, generate, make_requests, null_endpoint, provisioner
+from tests.bench.report import Costs, Run, print_report, write_json
 
 WARM_UP = 100
 
-
-async def measure(devices: int, concurrency: int, rounds: int, folder: Path, progress: Progress) -> Run:
-    """Run all rounds; the two kinds take turns."""
-    run = Run(
-        devices,
-        concurrency,
-        Series("null endpoint", "connect, subscribe, request, constant reply, disconnect"),
-        Series("hand-over", "connect, subscribe, claim, sealed offer, ack, confirmed, disconnect"),
-    )
-    async with null_endpoint() as null, provisioner(folder) as real:
-        count = rounds * devices + WARM_UP
-        task = progress.add_task("making requests", total=count)
-        listed = await make_requests(real, folder, count, lambda: progress.advance(task))
-        user, password = login(folder)
-
-        async def one(kind: str, server: Server, part: list[tuple[str, str]], name: str) -> dict[str, object]:
-            task = progress.add_task(name, total=len(part))
-            order = {
-                "kind": kind,
-                "port": server.port,
-                "concurrency": concurrency,
-                "user": user,
-                "password": password,
-                "devices": part,
-            }
-            used = server.cpu()
-            said = await generate(order, teller(progress, task))
-            progress.update(task, completed=len(part))
-            return said | {"serverCpu": server.cpu() - used}
-
-        # The first login of a user costs a slow hash, the first statements a parse: neither belongs to a rate.
-        warm, listed = listed[:WARM_UP], listed[WARM_UP:]
-        await one("null", null, warm, "warming up")
-        await one("handover", real, warm, "warming up")
-        for number in range(rounds):
-            part = listed[number * devices : (number + 1) * devices]
-            run.null.add(await one("null", null, part * 2, f"round {number + 1}: null endpoint"))
-            run.handover.add(await one("handover", real, part, f"round {number + 1}: hand-overs"))
-    return run
+Devices = list[tuple[str, str]]
 
 
-def teller(progress: Progress, task: TaskID) -> Callable[[int], None]:
-    """What moves the bar of `task`."""
-    return lambda done: progress.update(task, completed=done)
+@dataclass
+class Bench:
+    """One run: how much, where, and who shows how far it is."""
+
+    devices: int
+    concurrency: int
+    rounds: int
+    crowd: int
+    folder: Path
+    progress: Progress
+
+    async def run(self) -> Run:
+        """Measure everything; the kinds take turns."""
+        run = Run(self.devices, self.concurrency)
+        await self._measure(run)
+        run.costs = await self._sample()
+        if self.crowd:
+            run.herd = await self._let_loose()
+        return run
+
+    async def _measure(self, run: Run) -> None:
+        async with null_endpoint(self._folder("null")) as null, provisioner(self._folder("rates")) as real:
+            listed = await self._requests(real, 2 * self.rounds * self.devices + WARM_UP)
+            # The first login of a user costs a slow hash, the first statements a parse: neither belongs to a rate.
+            await self._round("null", null, listed[:WARM_UP], "warming up")
+            await self._round("handover", real, listed[:WARM_UP], "warming up")
+            parts = iter(listed[at : at + self.devices] for at in range(WARM_UP, len(listed), self.devices))
+            for number in range(1, self.rounds + 1):
+                for pair, tls in ((run.plain, False), (run.tls, True)):
+                    name, part = f"round {number}{', TLS' if tls else ''}: ", next(parts)
+                    pair.null.add(await self._round("null", null, part * 2, name + "null endpoint", tls=tls))
+                    pair.ours.add(await self._round("handover", real, part, name + "hand-overs", tls=tls))
+
+    async def _sample(self) -> list[Costs]:
+        """Where the processor time goes; apart from the rates, as looking costs a little as well."""
+        async with provisioner(self._folder("samples"), sampled=True) as real:
+            listed = await self._requests(real, 2 * self.devices + WARM_UP)
+            await self._round("handover", real, listed[:WARM_UP], "warming up")
+            costs = []
+            for tls in (False, True):
+                part, listed = listed[-self.devices :], listed[: -self.devices]
+                async with real.sampling() as shares:
+                    said = await self._round("handover", real, part, "sampling", tls=tls)
+                seconds = said["serverCpu"] / max(1, len(said["latencies"]))
+                costs.append(
+                    Costs("TLS 1.3" if tls else "plain", {phase: seconds * part for phase, part in shares.items()})
+                )
+            return costs
+
+    async def _let_loose(self) -> herd.Herd:
+        requests, devices = (
+            self.progress.add_task(name, total=self.crowd) for name in ("making requests", "herd: confirmed")
+        )
+        return await herd.run(self.crowd, self._folder("herd"), self._teller(requests), self._teller(devices))
+
+    async def _round(self, kind: str, server: Server, part: Devices, name: str, *, tls: bool = False) -> dict[str, Any]:
+        task = self.progress.add_task(name, total=len(part))
+        order = {
+            "kind": kind,
+            "port": server.tls_port if tls else server.port,
+            "tls": tls,
+            "concurrency": self.concurrency,
+            "user": server.login[0],
+            "password": server.login[1],
+            "devices": part,
+        }
+        used = server.cpu()
+        said = await generate(order, self._teller(task))
+        self.progress.update(task, completed=len(part))
+        return said | {"serverCpu": server.cpu() - used}
+
+    async def _requests(self, server: Server, count: int) -> Devices:
+        task = self.progress.add_task("making requests", total=count)
+        return await make_requests(server, count, lambda: self.progress.advance(task))
+
+    def _teller(self, task: TaskID) -> Callable[[int], None]:
+        return lambda done: self.progress.update(task, completed=done)
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
 
 
 def main() -> None:
@@ -69,10 +114,11 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=2000, help="hand-overs a round")
     parser.add_argument("--concurrency", type=int, default=200, help="connections at a time")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each kind")
+    parser.add_argument("--herd", type=int, default=10_000, help="devices that arrive at once, 1,000 a second; 0: none")
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder of bench.json and bench.png")
     options = parser.parse_args()
     if min(options.devices, options.concurrency, options.rounds) < 1:
-        parser.error("all numbers are at least 1")
+        parser.error("all numbers but --herd are at least 1")
     options.out.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # On the disk of the results and not in memory: what a commit costs there is part of the figure.
@@ -80,10 +126,11 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="bench-", dir=options.out) as folder,
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
-        run = asyncio.run(
-            measure(options.devices, options.concurrency, options.rounds, Path(folder).resolve(), progress)
+        bench = Bench(
+            options.devices, options.concurrency, options.rounds, options.herd, Path(folder).resolve(), progress
         )
-    print_table(run)
+        run = asyncio.run(bench.run())
+    print_report(run)
     write_json(run, options.out / "bench.json")
     write_plot(run, options.out / "bench.png")
     sys.stdout.write(f"\n{options.out / 'bench.json'}, {options.out / 'bench.png'}\n")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.programs import Server, generate, login, make_requests, provisioner
+from tests.bench.programs import Server, generate, make_requests, provisioner
 
 ARRIVALS = 1000
 """Devices a second: ten thousand in ten seconds."""
@@ -30,14 +30,17 @@ _SETTLE = 3.0
 
 @dataclass
 class Herd:
-    """What became of it. Memory in bytes; `ended` and `latencies` in seconds, the latter from arrival to confirmed."""
+    """What became of it. Memory in bytes; times in seconds.
+
+    `latencies` are from a device's arrival to its confirmation, `ends` from the first arrival.
+    """
 
     devices: int
     spread: float
     confirmed: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    ended: float = 0.0
+    ends: list[float] = field(default_factory=list)
     claims: int = 0
     answered: int = 0
     replies: Counter[str] = field(default_factory=Counter)
@@ -53,12 +56,17 @@ class Herd:
         for name in ("failed", "replies", "lost"):
             getattr(self, name).update(said[name])
         self.latencies += said["latencies"]
-        self.ended = max(self.ended, said["ended"])
+        self.ends += said["ends"]
 
     def percentile(self, percent: float) -> float:
         """The latency in seconds that `percent` of the devices did not exceed."""
         ordered = sorted(self.latencies) or [math.nan]
         return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+    @property
+    def ended(self) -> float:
+        """When the last device was confirmed."""
+        return max(self.ends, default=math.nan)
 
     @property
     def is_good(self) -> bool:
@@ -75,7 +83,7 @@ async def run(devices: int, folder: Path, prepared: Callable[[int], None], confi
     """Make the requests, let the herd loose; the callbacks are told how many requests and devices are done."""
     # The whole herd comes from this machine: what one source may have is here what all of them have.
     settings = {"PROVISIONER_ENDPOINT__MAX_CONNECTIONS_PER_SOURCE": "10000"}
-    async with provisioner(folder, settings, SOFT_FILE_LIMIT) as server:
+    async with provisioner(folder, settings, soft_file_limit=SOFT_FILE_LIMIT) as server:
         made = 0
 
         def count_made() -> None:
@@ -83,8 +91,7 @@ async def run(devices: int, folder: Path, prepared: Callable[[int], None], confi
             made += 1
             prepared(made)
 
-        listed = await make_requests(server, folder, devices, count_made)
-        user, password = login(folder)
+        listed = await make_requests(server, devices, count_made)
         herd = Herd(devices, devices / ARRIVALS)
         begin = time.time() + _SETTLE
         done = [0] * _GENERATORS
@@ -95,7 +102,7 @@ async def run(devices: int, folder: Path, prepared: Callable[[int], None], confi
                 "begin": begin,
                 "spread": herd.spread,
                 "patience": PATIENCE,
-                "devices": [[user, password, *device] for device in listed[number::_GENERATORS]],
+                "devices": [[*server.login, *device] for device in listed[number::_GENERATORS]],
             }
 
             def count_done(count: int) -> None:

@@ -2,7 +2,7 @@
 
 Standard input is one JSON object, `{"port", "begin", "spread", "patience", "devices": [[user, password, client id,
 key], …]}`, `begin` in seconds of the wall clock; standard output is a line `{"done": n}` a few times a second and one
-`{"confirmed", "failed", "latencies", "ended", "claims", "answered", "replies", "turned_away", "lost"}` at the end.
+`{"confirmed", "failed", "latencies", "ends", "claims", "answered", "replies", "turned_away", "lost"}` at the end.
 
 1. The devices are the shipped reference devices with the contract's own times: they retry, back off and obey
    `retryAfter` by themselves.
@@ -32,12 +32,12 @@ from broker.lifetime import raise_file_limit
 
 @dataclass
 class Tally:
-    """What was seen; `ended` is when the last device was confirmed, in seconds after the first one arrived."""
+    """What was seen; `ends` are when devices were confirmed, in seconds after the first one arrived."""
 
     confirmed: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
-    ended: float = 0.0
+    ends: list[float] = field(default_factory=list)
     claims: int = 0
     answered: int = 0
     replies: Counter[str] = field(default_factory=Counter)
@@ -93,7 +93,7 @@ async def drive(order: dict[str, Any]) -> Tally:
         if outcome.is_confirmed:
             tally.confirmed += 1
             tally.latencies.append(outcome.seconds)
-            tally.ended = time.time() - order["begin"]
+            tally.ends.append(time.time() - order["begin"])
         else:
             tally.failed[outcome.reason] += 1
 

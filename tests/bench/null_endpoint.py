@@ -1,6 +1,7 @@
 """The endpoint alone, with a constant answer: the yardstick hand-overs are measured by.
 
-`python -m tests.bench.null_endpoint --port 0` prints `{"port": …}` and serves until it is told to terminate.
+`python -m tests.bench.null_endpoint FOLDER` serves without and with TLS (`server.pem` and `server.key` in FOLDER),
+prints `{"port", "tlsPort"}`, and ends when it is told to terminate.
 """
 
 import argparse
@@ -8,7 +9,9 @@ import asyncio
 import json
 import logging
 import signal
+import ssl
 import sys
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -34,14 +37,16 @@ class ConstantService:
         return self._answer
 
 
-async def serve(host: str, port: int) -> None:
+async def serve(folder: Path) -> None:
     endpoint = Endpoint(ConstantService(), EndpointLimits(max_connections=100_000, max_connections_per_source=100_000))
-    port = await endpoint.start(host, port)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    ports = {"port": await endpoint.start("127.0.0.1", 0), "tlsPort": await endpoint.start("127.0.0.1", 0, context)}
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    sys.stdout.write(json.dumps({"port": port}) + "\n")
+    sys.stdout.write(json.dumps(ports) + "\n")
     sys.stdout.flush()
     await stop.wait()
     await endpoint.drain(1.0)
@@ -49,11 +54,9 @@ async def serve(host: str, port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    arguments = parser.parse_args()
+    parser.add_argument("folder", type=Path)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-    uvloop.run(serve(arguments.host, arguments.port))
+    uvloop.run(serve(parser.parse_args().folder))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from typing import Any
 import httpx2
 import psutil
 
+from tests.broker.mqtt.serving import contexts
+
 _ROOT = Path(__file__).parents[2]
 _START_TIME = 60.0
 _STOP_TIME = 20.0
@@ -26,41 +28,76 @@ _CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class Server:
-    """A process that listens: the port devices use, what else it said when it was ready, and the process."""
+    """A process that listens: the ports and the login devices use, the process, and what the operator needs.
+
+    `samples` is where a sampled one writes the shares of its processor time.
+    """
 
     port: int
-    said: dict[str, Any]
+    tls_port: int
+    login: tuple[str, str]
     process: psutil.Process
+    http: str = ""
+    token: str = ""
+    samples: Path | None = None
 
     def cpu(self) -> float:
         """Seconds of processor time it has used so far, all threads."""
         times = self.process.cpu_times()
         return times.user + times.system
 
+    @asynccontextmanager
+    async def sampling(self) -> AsyncIterator[dict[str, float]]:
+        """Sample within the block; afterwards the dict has the shares by phase."""
+        shares: dict[str, float] = {}
+        assert self.samples
+        self.samples.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        yield shares
+        self.process.send_signal(signal.SIGUSR2)
+        async with asyncio.timeout(_STOP_TIME):
+            while not self.samples.exists():  # noqa: ASYNC110  a file has no event
+                await asyncio.sleep(0.01)
+        shares |= json.loads(self.samples.read_text())
+
 
 @asynccontextmanager
-async def null_endpoint() -> AsyncIterator[Server]:
-    """The yardstick."""
-    async with _started("tests.bench.null_endpoint", "--port", "0") as (said, process):
-        yield Server(said["port"], said, process)
+async def null_endpoint(folder: Path) -> AsyncIterator[Server]:
+    """The yardstick, without and with TLS."""
+    contexts(folder)
+    async with _started("tests.bench.null_endpoint", str(folder)) as (said, process):
+        yield Server(said["port"], said["tlsPort"], ("factory", "password"), process)
 
 
 @asynccontextmanager
 async def provisioner(
-    folder: Path, settings: Mapping[str, str] | None = None, soft_file_limit: int | None = None
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    soft_file_limit: int | None = None,
+    sampled: bool = False,
 ) -> AsyncIterator[Server]:
-    """The real program on an empty data directory in `folder`."""
-    own = {
+    """The real program on an empty data directory in `folder`, without and with TLS."""
+    contexts(folder)
+    (folder / "server.key").chmod(0o600)
+    environment = {
         "PROVISIONER_DATA_DIR": str(folder / "data"),
         "PROVISIONER_ENDPOINT__LISTEN": "127.0.0.1:0",
+        "PROVISIONER_ENDPOINT__TLS_LISTEN": "127.0.0.1:0",
+        "PROVISIONER_ENDPOINT__CERTIFICATE": str(folder / "server.pem"),
+        "PROVISIONER_ENDPOINT__PRIVATE_KEY": str(folder / "server.key"),
         "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
         "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
-    }
-    environment = own | dict(settings or {})
+    } | dict(settings or {})
+    samples = folder / "samples.json" if sampled else None
+    module = ("broker",) if samples is None else ("tests.bench.sampled", str(samples), "broker")
     async with _started(
-        "broker", "serve", settings=environment, log=folder / "log", soft_file_limit=soft_file_limit
+        *module, "serve", settings=environment, log=folder / "log", soft_file_limit=soft_file_limit
     ) as (said, process):
-        yield Server(int(said["endpoint"].rpartition(":")[2]), said, process)
+        port, tls_port = (int(said[name].rpartition(":")[2]) for name in ("endpoint", "endpointTls"))
+        user, password = (folder / "data" / "provision-login").read_text().splitlines()
+        token = (folder / "data" / "admin-token").read_text().strip()
+        yield Server(port, tls_port, (user, password), process, f"http://{said['http']}", token, samples)
 
 
 @asynccontextmanager
@@ -111,15 +148,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def make_requests(server: Server, folder: Path, count: int, advance: Callable[[], None]) -> list[tuple[str, str]]:
+async def make_requests(server: Server, count: int, advance: Callable[[], None]) -> list[tuple[str, str]]:
     """Make so many requests through the operator API; returns client ids and activation keys."""
-    user, _ = login(folder)
-    headers = {"Authorization": f"Bearer {(folder / 'data' / 'admin-token').read_text().strip()}"}
     numbers = iter(range(count))
     made: list[tuple[str, str]] = []
-    async with httpx2.AsyncClient(
-        base_url=f"http://{server.said['http']}", headers=headers, timeout=30, trust_env=False
-    ) as http:
+    headers = {"Authorization": f"Bearer {server.token}"}
+    async with httpx2.AsyncClient(base_url=server.http, headers=headers, timeout=30, trust_env=False) as http:
         account = (await http.get("/v2/accounts/default")).raise_for_status().json()["id"]
 
         async def work() -> None:
@@ -127,7 +161,7 @@ async def make_requests(server: Server, folder: Path, count: int, advance: Calla
                 body = {
                     "accountId": account,
                     "clientId": f"bench-{number:06}",
-                    "provisionUserUsername": user,
+                    "provisionUserUsername": server.login[0],
                     "deviceCredentialsTight": "STRICT",
                 }
                 answer = (await http.post("/v2/provisionRequests", json=body)).raise_for_status().json()
@@ -136,12 +170,6 @@ async def make_requests(server: Server, folder: Path, count: int, advance: Calla
 
         await asyncio.gather(*(work() for _ in range(_CONNECTIONS)))
     return made
-
-
-def login(folder: Path) -> tuple[str, str]:
-    """The provisioning login that the program made for itself."""
-    user, password = (folder / "data" / "provision-login").read_text().splitlines()
-    return user, password
 
 
 async def generate(

@@ -1,4 +1,4 @@
-"""The figures of a run: a table for the terminal, JSON for programs, a picture for people."""
+"""The figures of a run: tables for the terminal, JSON for programs; `plot` draws them for people."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import math
 import os
 import platform
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from tests.bench.herd import MOST_MEMORY, PATIENCE, Herd
+from tests.bench.sampled import PHASES
 
-TARGET_RATIO = 0.33
 TARGET_P99 = 0.250
-_COLOURS = ("#9aa5b1", "#0b7285")
-_ACCENT = "#e8590c"
 
 
 @dataclass
@@ -60,18 +58,18 @@ class Series:
 
 
 @dataclass
-class Run:
-    """A whole run."""
+class Pair:
+    """Hand-overs beside their yardstick, which spoke the same with the same sockets in the same run."""
 
-    devices: int
-    concurrency: int
+    target: str
+    target_ratio: float
     null: Series
-    handover: Series
+    ours: Series
 
     @property
     def ratios(self) -> list[float]:
         """Hand-overs to null cycles, round by round."""
-        return [ours / theirs for ours, theirs in zip(self.handover.rates, self.null.rates, strict=True)]
+        return [ours / theirs for ours, theirs in zip(self.ours.rates, self.null.rates, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -81,26 +79,81 @@ class Run:
     @property
     def cpu_ratio(self) -> float:
         """The same in the servers' processor time, which hardly notices who else uses the machine."""
-        return median(self.null.server_cpu) / median(self.handover.server_cpu)
+        return median(self.null.server_cpu) / median(self.ours.server_cpu)
+
+
+def _pair(target: str, target_ratio: float, how: str) -> Pair:
+    return Pair(
+        target,
+        target_ratio,
+        Series(f"null{how}", "connect, subscribe, request, constant reply, disconnect"),
+        Series(f"hand-over{how}", "connect, subscribe, claim, sealed offer, ack, confirmed, disconnect"),
+    )
+
+
+@dataclass
+class Costs:
+    """The server's processor time of one hand-over, seconds by phase (`sampled.PHASES`)."""
+
+    name: str
+    seconds: dict[str, float]
+
+
+@dataclass
+class Run:
+    """A whole run."""
+
+    devices: int
+    concurrency: int
+    plain: Pair = field(default_factory=lambda: _pair("P-1", 0.33, ""))
+    tls: Pair = field(default_factory=lambda: _pair("P-3", 0.8, ", TLS"))
+    costs: list[Costs] = field(default_factory=list)
+    herd: Herd | None = None
+
+    @property
+    def series(self) -> Iterator[Series]:
+        """All four."""
+        for pair in (self.plain, self.tls):
+            yield from (pair.null, pair.ours)
 
     @property
     def failures(self) -> int:
         """Whatever did not end as it should."""
-        return sum(series.failed.total() + series.wrong for series in (self.null, self.handover))
+        late = 0 if self.herd is None else self.herd.devices - self.herd.confirmed
+        return late + sum(series.failed.total() + series.wrong for series in self.series)
 
 
-def print_table(run: Run) -> None:
-    """Print the table; it fits a terminal of 80 columns."""
+def print_report(run: Run) -> None:
+    """Print everything; it fits a terminal of 80 columns."""
     console = Console(highlight=False)
+    console.print(_rates(run))
+    for pair in (run.plain, run.tls):
+        for series in (pair.null, pair.ours):
+            rates = ", ".join(f"{rate:,.0f}" for rate in series.rates)
+            console.print(f"{series.name}: {series.what}\n  rounds: {rates} a second", soft_wrap=True)
+    console.print(_costs(run.costs))
+    _judge_pairs(run, console)
+    if run.herd is not None:
+        _judge_herd(run.herd, console)
+    if not run.failures:
+        console.print("Nothing failed; every offer was opened, every confirmation's proof checked.")
+    for series in run.series:
+        for reason, count in sorted(series.failed.items()):
+            console.print(f"[red]{series.name}: {count} x {reason}")
+        if series.wrong:
+            console.print(f"[red]{series.name}: {series.wrong} replies were not what the contract says")
+
+
+def _rates(run: Run) -> Table:
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"{run.concurrency} connections at a time, {len(run.null.rates)} rounds",
+        title=f"{run.concurrency} connections at a time, {len(run.plain.null.rates)} rounds",
         title_justify="left",
     )
     table.add_column("", no_wrap=True)
     for heading in ("per second", "p50", "p99", "server CPU", "generator"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for series in (run.null, run.handover):
+    for series in run.series:
         table.add_row(
             series.name,
             f"{series.rate:,.0f}",
@@ -109,47 +162,77 @@ def print_table(run: Run) -> None:
             f"{median(series.server_cpu) * 1e6:,.0f} µs",
             f"{median(series.generator_cpu) * 1e6:,.0f} µs",
         )
-    console.print(table)
-    for series in (run.null, run.handover):
-        console.print(f"{series.name}: {series.what}", soft_wrap=True)
-        console.print(f"  rounds: {', '.join(f'{rate:,.0f}/s' for rate in series.rates)}")
-    console.print(f"\n   CPU  {run.cpu_ratio:.2f} is the ratio in the servers' processor time")
-    p99 = run.handover.percentile(99)
-    for name, value, good in (
-        ("ratio", f"{run.ratio:.2f} (target: at least {TARGET_RATIO})", run.ratio >= TARGET_RATIO),
-        ("p99", f"{p99 * 1000:.0f} ms (target: under {TARGET_P99 * 1000:.0f} ms)", p99 < TARGET_P99),
-    ):
-        console.print(f"{name:>6}  {value}  {'[green]reached' if good else '[red]missed'}")
-    if not run.failures:
-        console.print("Nothing failed; every offer was opened, every confirmation's proof checked.")
-    for series in (run.null, run.handover):
-        for reason, count in sorted(series.failed.items()):
-            console.print(f"[red]{series.name}: {count} x {reason}")
-        if series.wrong:
-            console.print(f"[red]{series.name}: {series.wrong} replies were not what the contract says")
+    return table
+
+
+def _costs(costs: list[Costs]) -> Table:
+    table = Table(box=SIMPLE_HEAD, title="Server CPU of a hand-over, sampled", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for cost in costs:
+        table.add_column(cost.name, justify="right", no_wrap=True)
+    for phase in PHASES:
+        table.add_row(phase, *(f"{cost.seconds.get(phase, 0) * 1e6:,.0f} µs" for cost in costs))
+    return table
+
+
+def _judge_pairs(run: Run, console: Console) -> None:
+    for pair in (run.plain, run.tls):
+        _say(
+            console,
+            pair.target,
+            f"ratio {pair.ratio:.2f} (at least {pair.target_ratio})",
+            pair.ratio >= pair.target_ratio,
+        )
+        console.print(f"     {pair.cpu_ratio:.2f} in the servers' processor time")
+    p99 = run.plain.ours.percentile(99)
+    _say(console, "P-1", f"p99 {p99 * 1000:.0f} ms (under {TARGET_P99 * 1000:.0f} ms)", p99 < TARGET_P99)
+
+
+def _judge_herd(herd: Herd, console: Console) -> None:
+    told = f"{herd.confirmed:,} of {herd.devices:,} confirmed within {herd.ended:.0f} s (under {PATIENCE:.0f} s)"
+    _say(console, "P-7", told, herd.confirmed == herd.devices and herd.ended < PATIENCE)
+    _say(console, "P-7", f"{herd.answered:,} of {herd.claims:,} claims answered", herd.answered == herd.claims)
+    memory = f"{herd.memory / 2**20:.0f} MiB at most (under {MOST_MEMORY / 2**20:.0f} MiB)"
+    _say(console, "P-7", memory, herd.memory < MOST_MEMORY)
+    console.print(
+        f"     {herd.replies['slow-down']:,} times slow-down, {herd.turned_away:,} CONNECTs turned away, "
+        f"{herd.lost.total():,} in vain; up to {herd.files:,} open files",
+        soft_wrap=True,
+    )
+
+
+def _say(console: Console, target: str, told: str, good: bool) -> None:
+    console.print(f"{target}  {told}  {'[green]reached' if good else '[red]missed'}", soft_wrap=True)
 
 
 def write_json(run: Run, file: Path) -> None:
     """Write the figures."""
-    file.write_text(
-        json.dumps(
-            {
-                "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
-                "devicesPerRound": run.devices,
-                "concurrency": run.concurrency,
-                "ratio": round(run.ratio, 4),
-                "cpuRatio": round(run.cpu_ratio, 4),
-                "ratios": [round(ratio, 4) for ratio in run.ratios],
-                "nullEndpoint": _told(run.null),
-                "handOver": _told(run.handover),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    told: dict[str, Any] = {
+        "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()},
+        "devicesPerRound": run.devices,
+        "concurrency": run.concurrency,
+        "plain": _pair_told(run.plain),
+        "tls": _pair_told(run.tls),
+        "serverCpuUsByPhase": {
+            cost.name: {phase: round(cost.seconds.get(phase, 0) * 1e6, 1) for phase in PHASES} for cost in run.costs
+        },
+    }
+    if run.herd is not None:
+        told["herd"] = _herd_told(run.herd)
+    file.write_text(json.dumps(told, indent=2) + "\n")
 
 
-def _told(series: Series) -> dict[str, Any]:
+def _pair_told(pair: Pair) -> dict[str, Any]:
+    return {
+        "ratio": round(pair.ratio, 4),
+        "cpuRatio": round(pair.cpu_ratio, 4),
+        "ratios": [round(ratio, 4) for ratio in pair.ratios],
+        "nullEndpoint": _series_told(pair.null),
+        "handOver": _series_told(pair.ours),
+    }
+
+
+def _series_told(series: Series) -> dict[str, Any]:
     return {
         "perSecond": round(series.rate, 1),
         "rounds": [round(rate, 1) for rate in series.rates],
@@ -162,66 +245,19 @@ def _told(series: Series) -> dict[str, Any]:
     }
 
 
-def write_plot(run: Run, file: Path) -> None:
-    """Draw the rates beside the latencies."""
-    import matplotlib as mpl  # noqa: PLC0415  # half a second that the measuring need not wait for
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    with plt.rc_context(
-        {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
-    ):
-        figure, (rates, delays) = plt.subplots(1, 2, figsize=(12, 5), width_ratios=(2, 3), layout="constrained")
-        title = f"Full hand-overs beside the null endpoint: ratio {run.ratio:.2f}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
-        _draw_rates(run, rates)
-        _draw_latencies(run, delays)
-        figure.savefig(file, dpi=140)
-        plt.close(figure)
-
-
-def _draw_rates(run: Run, axes: Axes) -> None:
-    """Bars are the medians, dots the rounds, the line is the target."""
-    target = run.null.rate * TARGET_RATIO
-    for place, series in enumerate((run.null, run.handover)):
-        axes.bar(place, series.rate, width=0.6, color=_COLOURS[place])
-        axes.scatter([place] * len(series.rates), series.rates, color="#212529", s=16, zorder=3)
-        axes.annotate(
-            f"{series.rate:,.0f}/s",
-            (place, max(series.rates)),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontweight="bold",
-        )
-    axes.axhline(target, color=_ACCENT, lw=1.4, ls="--")
-    axes.annotate(
-        f"target {TARGET_RATIO}", (1.42, target), xytext=(0, 4), textcoords="offset points", ha="right", color=_ACCENT
-    )
-    axes.set_xticks([0, 1], [f"{series.name}\n{len(series.latencies):,} in all" for series in (run.null, run.handover)])
-    axes.set_xlim(-0.45, 1.45)
-    axes.set_ylabel("per second (bars: median, dots: rounds)")
-    axes.margins(y=0.12)
-    axes.grid(axis="y", alpha=0.25)
-
-
-def _draw_latencies(run: Run, axes: Axes) -> None:
-    """How many percent were done after how many milliseconds."""
-    from matplotlib.ticker import LogLocator  # noqa: PLC0415  # as above
-
-    for series, colour in zip((run.null, run.handover), _COLOURS, strict=True):
-        ordered = sorted(latency * 1000 for latency in series.latencies)
-        share = [(index + 1) / len(ordered) * 100 for index in range(len(ordered))]
-        p50, p99 = series.percentile(50) * 1000, series.percentile(99) * 1000
-        axes.plot(ordered, share, color=colour, lw=2.4, label=f"{series.name}: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
-        axes.scatter([p50, p99], [50, 99], color=colour, s=34, zorder=3)
-    axes.axvline(TARGET_P99 * 1000, color=_ACCENT, lw=1.4, ls="--", label=f"target for p99: {TARGET_P99 * 1000:.0f} ms")
-    axes.set_xscale("log", subs=[])
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(0, 103)
-    axes.set_xlabel(f"milliseconds from connecting to the end, {run.concurrency} connections at a time")
-    axes.set_ylabel("percent done")
-    axes.grid(alpha=0.25)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=10)
+def _herd_told(herd: Herd) -> dict[str, Any]:
+    return {
+        "devices": herd.devices,
+        "confirmed": herd.confirmed,
+        "failed": dict(herd.failed),
+        "lastConfirmedS": round(herd.ended, 2),
+        "p50S": round(herd.percentile(50), 2),
+        "p99S": round(herd.percentile(99), 2),
+        "claims": herd.claims,
+        "answered": herd.answered,
+        "replies": dict(herd.replies),
+        "connectsTurnedAway": herd.turned_away,
+        "connectsInVain": herd.lost.total(),
+        "memoryMiB": round(herd.memory / 2**20, 1),
+        "openFiles": herd.files,
+    }

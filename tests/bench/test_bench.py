@@ -11,22 +11,29 @@ import pytest
 from broker.mqtt.framing import Decoder
 from broker.mqtt.packets import Publish, parse
 from tests.bench.generator import Job, build, is_right, reason
-from tests.bench.report import Run, Series, print_table
+from tests.bench.report import Costs, Pair, Run, Series, print_report
 from tests.broker.fleet import double
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(120)
 def test_a_small_run_measures_checks_and_draws(tmp_path: Path) -> None:
-    line = ["--devices", "30", "--concurrency", "10", "--rounds", "1", "--out", str(tmp_path)]
+    line = ["--devices", "30", "--concurrency", "10", "--rounds", "1", "--herd", "30", "--out", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", *line], cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
+        [sys.executable, "-m", "tests.bench", *line], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing failed" in done.stdout
     told = json.loads((tmp_path / "bench.json").read_text())
-    assert told["handOver"]["perSecond"] > 0
-    assert 0 < told["ratio"] < 1
+    for how in ("plain", "tls"):
+        assert told[how]["handOver"]["perSecond"] > 0
+        assert 0 < told[how]["ratio"] < 1
+        assert told[how]["nullEndpoint"]["failed"] == told[how]["handOver"]["failed"] == {}
+    for phases in told["serverCpuUsByPhase"].values():
+        assert sum(phases.values()) > 0
+    assert (told["herd"]["confirmed"], told["herd"]["answered"]) == (30, told["herd"]["claims"])
+    assert told["herd"]["openFiles"] > 0
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bench.json", "bench.png"]
 
@@ -74,10 +81,16 @@ def test_failures_are_printed_and_counted(capsys: pytest.CaptureFixture[str]) ->
         Series(name, "", [rate], [0.0002], [0.0001], [0.01, 0.02]) for name, rate in (("a", 10.0), ("b", 4.0))
     )
     ours.failed, ours.wrong = Counter({"slow-down": 3}), 1
-    run = Run(10, 2, null, ours)
-    print_table(run)
+    plain, tls = (
+        Pair("P-1", 0.33, null, ours),
+        Pair("P-3", 0.8, null, Series("c", "", [7.0], [0.0003], [0.0001], [0.3])),
+    )
+    run = Run(10, 2, plain, tls, [Costs("plain", {"commit": 0.000_123})])
+    print_report(run)
     assert run.failures == 4
-    assert run.ratio == pytest.approx(0.4)
+    assert run.plain.ratio == pytest.approx(0.4)
     printed = capsys.readouterr().out
     assert "b: 3 x slow-down" in printed
-    assert "reached" in printed
+    assert "ratio 0.40 (at least 0.33)  reached" in printed
+    assert "ratio 0.70 (at least 0.8)  missed" in printed
+    assert "123 µs" in printed
