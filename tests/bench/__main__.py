@@ -60,19 +60,25 @@ class Bench:
 
     async def _sample(self) -> list[Costs]:
         """Where the processor time goes; apart from the rates, as looking costs a little as well."""
-        async with provisioner(self._folder("samples"), sampled=True) as real:
+        async with (
+            null_endpoint(self._folder("null samples"), sampled=True) as null,
+            provisioner(self._folder("samples"), sampled=True) as real,
+        ):
             listed = await self._requests(real, 2 * self.devices + WARM_UP)
             await self._round("handover", real, listed[:WARM_UP], "warming up")
-            costs = []
-            for tls in (False, True):
-                part, listed = listed[-self.devices :], listed[: -self.devices]
-                async with real.sampling() as shares:
-                    said = await self._round("handover", real, part, "sampling", tls=tls)
-                seconds = said["serverCpu"] / max(1, len(said["latencies"]))
-                costs.append(
-                    Costs("TLS 1.3" if tls else "plain", {phase: seconds * part for phase, part in shares.items()})
-                )
-            return costs
+            first, second = listed[-2 * self.devices : -self.devices], listed[-self.devices :]
+            return [
+                await self._cost("null", null, first * 2, "null"),
+                await self._cost("handover", real, first, "hand-over"),
+                await self._cost("null", null, second, "null, TLS", tls=True),
+                await self._cost("handover", real, second, "hand-over, TLS", tls=True),
+            ]
+
+    async def _cost(self, kind: str, server: Server, part: Devices, name: str, *, tls: bool = False) -> Costs:
+        async with server.sampling() as shares:
+            said = await self._round(kind, server, part, f"sampling: {name}", tls=tls)
+        seconds = said["serverCpu"] / max(1, len(said["latencies"]))
+        return Costs(name, {phase: seconds * share for phase, share in shares.items()})
 
     async def _let_loose(self) -> herd.Herd:
         requests, devices = (

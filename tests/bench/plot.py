@@ -79,14 +79,14 @@ def _draw_rates(pairs: Sequence[Pair], axes: Axes) -> None:
         axes.annotate(
             f"{pair.target}: {pair.target_ratio}",
             (2.3 * number + 1.45, target),
-            xytext=(0, 4),
+            xytext=(3, 0),
             textcoords="offset points",
-            ha="right",
+            va="center",
             color=_ACCENT,
         )
     axes.set_xticks([place for place, _ in names], [name for _, name in names])
     axes.set_ylabel("per second (bars: median, dots: rounds)")
-    axes.margins(y=0.12)
+    axes.margins(x=0.1, y=0.12)
     axes.grid(axis="y", alpha=0.25)
 
 
@@ -118,7 +118,7 @@ def _draw_costs(costs: Sequence[Costs], axes: Axes) -> None:
         left = 0.0
         for phase, colour in zip(PHASES, _PHASE_COLOURS, strict=True):
             width = cost.seconds.get(phase, 0.0) * 1e6
-            axes.barh(place, width, left=left, height=0.55, color=colour, label=phase if place == 0 else None)
+            axes.barh(place, width, left=left, height=0.7, color=colour, label=phase if place == 0 else None)
             if width > 60:
                 axes.annotate(
                     f"{width:.0f}", (left + width / 2, place), ha="center", va="center", color="white", fontsize=10
@@ -130,7 +130,7 @@ def _draw_costs(costs: Sequence[Costs], axes: Axes) -> None:
     axes.set_yticks(range(len(costs)), [cost.name for cost in costs])
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel("where the server's processor time goes, microseconds a hand-over (sampled)")
+    axes.set_xlabel("where the server's processor time goes, microseconds each (sampled)")
     axes.grid(axis="x", alpha=0.25)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, frameon=False, fontsize=10)
 

@@ -62,11 +62,12 @@ class Server:
 
 
 @asynccontextmanager
-async def null_endpoint(folder: Path) -> AsyncIterator[Server]:
+async def null_endpoint(folder: Path, *, sampled: bool = False) -> AsyncIterator[Server]:
     """The yardstick, without and with TLS."""
     contexts(folder)
-    async with _started("tests.bench.null_endpoint", str(folder)) as (said, process):
-        yield Server(said["port"], said["tlsPort"], ("factory", "password"), process)
+    samples = folder / "samples.json" if sampled else None
+    async with _started(*_module("tests.bench.null_endpoint", samples), str(folder)) as (said, process):
+        yield Server(said["port"], said["tlsPort"], ("factory", "password"), process, samples=samples)
 
 
 @asynccontextmanager
@@ -90,14 +91,17 @@ async def provisioner(
         "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
     } | dict(settings or {})
     samples = folder / "samples.json" if sampled else None
-    module = ("broker",) if samples is None else ("tests.bench.sampled", str(samples), "broker")
     async with _started(
-        *module, "serve", settings=environment, log=folder / "log", soft_file_limit=soft_file_limit
+        *_module("broker", samples), "serve", settings=environment, log=folder / "log", soft_file_limit=soft_file_limit
     ) as (said, process):
         port, tls_port = (int(said[name].rpartition(":")[2]) for name in ("endpoint", "endpointTls"))
         user, password = (folder / "data" / "provision-login").read_text().splitlines()
         token = (folder / "data" / "admin-token").read_text().strip()
         yield Server(port, tls_port, (user, password), process, f"http://{said['http']}", token, samples)
+
+
+def _module(name: str, samples: Path | None) -> tuple[str, ...]:
+    return (name,) if samples is None else ("tests.bench.sampled", str(samples), name)
 
 
 @asynccontextmanager

@@ -93,7 +93,7 @@ def _pair(target: str, target_ratio: float, how: str) -> Pair:
 
 @dataclass
 class Costs:
-    """The server's processor time of one hand-over, seconds by phase (`sampled.PHASES`)."""
+    """The server's processor time of one hand-over or null cycle, seconds by phase (`sampled.PHASES`)."""
 
     name: str
     seconds: dict[str, float]
@@ -166,7 +166,7 @@ def _rates(run: Run) -> Table:
 
 
 def _costs(costs: list[Costs]) -> Table:
-    table = Table(box=SIMPLE_HEAD, title="Server CPU of a hand-over, sampled", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, title="Server CPU by phase, sampled", title_justify="left")
     table.add_column("", no_wrap=True)
     for cost in costs:
         table.add_column(cost.name, justify="right", no_wrap=True)
