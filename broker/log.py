@@ -19,6 +19,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
 import structlog
+from pydantic_core import PydanticSerializationError, to_json
 from structlog.processors import ExceptionRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import ExcInfo, Processor
@@ -64,8 +65,13 @@ _ENCODER = json.JSONEncoder(default=str)
 
 
 def _to_json(event: object, **_options: object) -> str:
-    """ASCII JSON without control characters; `json.dumps` with options would make an encoder for each line."""
-    return _ENCODER.encode(event).replace("\x7f", "\\u007f")
+    """ASCII JSON without control characters. Lines of plain ASCII, nearly all, go a way that is four times as short."""
+    try:
+        line = to_json(event, fallback=str)
+        text = line.decode("ascii") if line.isascii() else _ENCODER.encode(event)
+    except PydanticSerializationError:
+        text = _ENCODER.encode(event)
+    return text.replace("\x7f", "\\u007f")
 
 
 class Stamper:

@@ -16,13 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from broker.mqtt.cbor_form import check_cbor_form
 from provisioner import policy
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
 from provisioner.handover import HPKE, Conversation, decode64, is_sealing_key, sealed_size
-from provisioner.model import PROGRESS, Ack, Claim, Coupling, JobStatus, Offer, Origin, Proof, Result, Secret, Taken
+from provisioner.model import PROGRESS, Ack, Claim, JobStatus, Offer, Origin, Proof, Result, Secret, Taken
 
 MAX_CLAIM = 8192
 """Bytes of a claim or ack."""
@@ -99,9 +99,9 @@ class _AckBody(_Strict):
 def parse_claim(body: Body, user: str, client_id: str, origin: Origin, reply_limit: int | None = None) -> Claim:
     """The claim in a body that was read. `reply_limit`: payload bytes the connection can carry. Raises `Rejected`."""
     members = _validate(_ClaimBody, body)
-    key, proof = _key_or_proof(members)
-    accept = tuple(members.accept or ())
-    if len(set(accept)) != len(accept) or ("alg" in body.members and not members.alg):
+    key, proof = _key_or_proof(members, body)
+    accept = () if members.accept is None else tuple(members.accept)
+    if (accept and len(set(accept)) != len(accept)) or ("alg" in body.members and not members.alg):
         raise _bad()
     if proof is None and (members.sealTo or members.alg or "sealTo" in body.members):
         raise _bad()
@@ -109,7 +109,6 @@ def parse_claim(body: Body, user: str, client_id: str, origin: Origin, reply_lim
         raise _bad()
     if "sealTo" in body.members and not is_sealing_key(_check_bytes(members.sealTo, 32)):
         raise _bad()
-    limits = [limit for limit in (members.maxReply, reply_limit) if limit is not None]
     return Claim(
         user=user,
         client_id=client_id,
@@ -121,7 +120,7 @@ def parse_claim(body: Body, user: str, client_id: str, origin: Origin, reply_lim
         alg=members.alg,
         csr=None if members.csr is None else _csr_der(members.csr),
         accept=accept,
-        max_reply=min(limits, default=None),
+        max_reply=_lower(members.maxReply, reply_limit),
         device=members.device or {},
         encoding=body.encoding,
     )
@@ -130,7 +129,7 @@ def parse_claim(body: Body, user: str, client_id: str, origin: Origin, reply_lim
 def parse_ack(body: Body, user: str, client_id: str, origin: Origin) -> Ack:
     """The ack in a body that was read. Raises `Rejected`."""
     members = _validate(_AckBody, body)
-    key, proof = _key_or_proof(members)
+    key, proof = _key_or_proof(members, body)
     result = Result(members.result)
     if (members.status is not None) != (result is Result.PROGRESS):
         raise _bad()
@@ -150,6 +149,12 @@ def parse_ack(body: Body, user: str, client_id: str, origin: Origin) -> Ack:
     )
 
 
+def _lower(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
 def _bad() -> Rejected:
     return Rejected(Reason.BAD_REQUEST, step="parse")
 
@@ -161,8 +166,9 @@ def _validate(kind: type[M], body: Body) -> M:
         raise _bad() from None
 
 
-def _key_or_proof(members: _Strict) -> tuple[Secret | None, Proof | None]:
-    if not policy.is_request_id(members.requestId):
+def _key_or_proof(members: _Strict, body: Body) -> tuple[Secret | None, Proof | None]:
+    # What of the body was read is within its grammar.
+    if body.request_id is None:
         raise _bad()
     if members.activationKey is not None:
         if (
@@ -174,9 +180,9 @@ def _key_or_proof(members: _Strict) -> tuple[Secret | None, Proof | None]:
         return Secret(members.activationKey), None
     if members.nonce is None and members.proof is None:
         return None, None
-    if members.nonce is None or members.proof is None or not policy.is_nonce(members.nonce):
+    if body.nonce is None or members.proof is None:
         raise _bad()
-    return None, Proof(members.nonce, _check_bytes(members.proof, 32))
+    return None, Proof(body.nonce, _check_bytes(members.proof, 32))
 
 
 def _check_bytes(text: str, length: int) -> bytes:
@@ -294,14 +300,14 @@ def _offer_body(offer: Offer) -> dict[str, Any]:
         "confirm": offer.confirm.value,
         "credentials": {
             "type": "password",
-            "coupling": Coupling(offer.coupling).value,
+            "coupling": str(offer.coupling),
             "clientId": offer.client_id,
             "username": offer.username,
             "password": offer.password.reveal(),
         },
         "broker": broker,
         "topics": {"publish": list(offer.grant.publish), "subscribe": list(offer.grant.subscribe)},
-        "configuration": json.loads(offer.configuration),
+        "configuration": from_json(offer.configuration),
     }
 
 

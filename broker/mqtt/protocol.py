@@ -148,7 +148,7 @@ class Session:
             self._sender.write(_connack(self._limits, self._sender.version))
         except ReplyTooLarge:
             self._end("client takes no packet as large as CONNACK")
-        return self._advance(now)
+        return self._go_on(now)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer CONNECT with a refusal, and end."""
@@ -175,7 +175,7 @@ class Session:
                 self._sender.reply(payload, content_type, message.correlation)
         except WindowFull:
             self.disconnect(ReasonCode.QUOTA_EXCEEDED, "replies are asked for and not acknowledged")
-        return self._advance(now)
+        return self._go_on(now)
 
     def reply_and_end(self, payload: bytes, content_type: str) -> None:
         """Answer a `BadTopic`, and end."""
@@ -209,9 +209,7 @@ class Session:
         """When to call `tick` at the latest; infinite once ended."""
         if self.ended is not None:
             return math.inf
-        deadline = self._ends_at
-        deadline = min(deadline, self._claim_due)
-        deadline = min(deadline, self._throttled_until)
+        deadline = min(self._ends_at, self._claim_due, self._throttled_until)
         idle_at = self._last_packet + self._idle_limit
         return idle_at if idle_at < deadline and not self.in_flight else deadline
 
@@ -226,6 +224,10 @@ class Session:
         return self._sender.take()
 
     # Reading.
+
+    def _go_on(self, now: float) -> list[Event]:
+        """Take what was held back, if anything was."""
+        return self._advance(now) if self._decoder.buffered else []
 
     def _advance(self, now: float) -> list[Event]:
         """Take the packets that are here, as far as they may be taken now."""

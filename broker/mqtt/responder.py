@@ -73,7 +73,7 @@ class Responder:
             user=message.user,
             client_id=message.client_id,
             request_id=body.request_id,
-            reason=reason,
+            reason=reason.value,
             step=getattr(outcome, "step", "") or None,
             source=message.source,
             trace=trace,

@@ -210,6 +210,8 @@ def write_varint(value: int) -> bytes:
     """Write a variable byte integer; ValueError when the value is negative or above `MAX_VARINT`."""
     if 0 <= value < 0x80:
         return bytes((value,))
+    if 0 <= value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     if not 0 <= value <= MAX_VARINT:
         raise ValueError("value does not fit into a variable byte integer")
     octets = bytearray()

@@ -28,7 +28,7 @@ def test_a_small_run_measures_checks_and_draws(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "bench.json").read_text())
     for how in ("plain", "tls"):
         assert told[how]["handOver"]["perSecond"] > 0
-        assert 0 < told[how]["ratio"] < 1
+        assert told[how]["ratio"] > 0
         assert told[how]["nullEndpoint"]["failed"] == told[how]["handOver"]["failed"] == {}
     for phases in told["serverCpuUsByPhase"].values():
         assert sum(phases.values()) > 0

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import structlog
@@ -29,6 +30,13 @@ def test_an_event_is_one_json_line() -> None:
     assert stream.getvalue().count("\n") == 1
     assert (event["event"], event["level"], event["client_id"]) == ("claim", "info", "dev-1\n\x1b[31m")
     assert event["timestamp"].endswith("Z")
+
+
+def test_what_is_no_json_is_written_all_the_same() -> None:
+    stream = written("json")
+    structlog.get_logger().info("odd", path=Path("/x"), octets=b"\xff", names={"ä"}, number=float("nan"))
+    assert json.loads(stream.getvalue())["path"] == "/x"
+    assert stream.getvalue().isascii()
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
