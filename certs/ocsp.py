@@ -89,9 +89,12 @@ def _nonce(asked: ocsp.OCSPRequest) -> bytes | None:
 
 @lru_cache(maxsize=64)
 def _names_of(issuer: x509.Certificate, digest: str) -> tuple[bytes, bytes]:
-    """The hashes of name and key that requests name this issuer by, as the library's own request would."""
+    """The hashes of name and key that requests name this issuer by."""
+    name = hashes.Hash(_DIGESTS[digest])
+    name.update(issuer.subject.public_bytes())
+    # The library hashes a key's bits in no other place than a request, here one about the issuer itself.
     request = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, _DIGESTS[digest]).build()
-    return request.issuer_name_hash, request.issuer_key_hash
+    return name.finalize(), request.issuer_key_hash
 
 
 def _malformed() -> NoAnswer:
