@@ -48,9 +48,11 @@ def reveal_key(vault: Vault, request: ProvisionRequest) -> Secret | None:
     return Secret(opened[65:].decode()) if opened[:1] == _WHOLE else None
 
 
-def wipe_key(vault: Vault, request: ProvisionRequest) -> str | None:
-    """Sealed form of what stays after confirmation."""
-    keys = open_keys(vault, request)
+def wipe_key(vault: Vault, request: ProvisionRequest, keys: Keys | None = None) -> str | None:
+    """Sealed form of what stays after confirmation; `keys` where they were opened already."""
+    if request.keys_sealed is None:
+        return None
+    keys = keys or open_keys(vault, request)
     if keys is None:
         return None
     if request.reuse_key and keys.seal is not None:

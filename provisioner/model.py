@@ -402,12 +402,18 @@ def evolve(value: Evolving, **changes: object) -> Evolving:
     They have no `__slots__` and no `__post_init__`, so their attributes are all there is. Raises `TypeError` for an
     unknown field, as `replace` does.
     """
-    if not changes.keys() <= value.__dict__.keys():
+    fields = value.__dict__.copy()
+    fields.update(changes)
+    if len(fields) != len(value.__dict__):
         raise TypeError(f"{type(value).__name__} has no {', '.join(changes.keys() - value.__dict__.keys())}")
-    after = object.__new__(type(value))
-    after.__dict__.update(value.__dict__)
-    after.__dict__.update(changes)
-    return after
+    return made(type(value), fields)
+
+
+def made(kind: type[Evolving], fields: dict[str, object]) -> Evolving:
+    """A value of all its fields, as its constructor would make it in twenty times the time; see `evolve`."""
+    value = object.__new__(kind)
+    object.__setattr__(value, "__dict__", fields)
+    return value
 
 
 def topic_rights(account: str, client_id: str) -> Grant:

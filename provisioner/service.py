@@ -20,7 +20,7 @@ from provisioner.admission import Admission
 from provisioner.authentication import Authentication
 from provisioner.clones import CloneAction, CloneRule, CloneWatch
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import Conversation, Vault, csr_hash, equal, new_password
+from provisioner.handover import Conversation, Keys, Vault, csr_hash, equal, new_password
 from provisioner.jobs import LEASE, Jobs
 from provisioner.journal import line_about
 from provisioner.keys import secret_context, wipe_key
@@ -392,7 +392,7 @@ class Provisioner:
             dossier = await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
             conversation = self._authentication.authenticate_ack(ack, dossier, now)
             try:
-                reason = await self._settle(ack, _there(dossier), now)
+                reason = await self._settle(ack, _there(dossier), conversation.keys, now)
             except _Stale:
                 continue
             except ProvisionerError as error:
@@ -403,7 +403,7 @@ class Provisioner:
             return Taken(reason, ack.generation, conversation, forget)
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
 
-    async def _settle(self, ack: Ack, dossier: Dossier, now: Millis) -> Reason:
+    async def _settle(self, ack: Ack, dossier: Dossier, keys: Keys, now: Millis) -> Reason:
         request, newest = dossier.request, dossier.credential
         if ack.generation == request.proved_generation and request.phase in (Phase.CONFIRMED, Phase.RENEWING):
             return await self._settle_proved(ack, request, now)
@@ -420,7 +420,7 @@ class Provisioner:
         if ack.result is Result.STORED:
             if request.confirm is Confirm.LOGIN:
                 raise self._wait("a login at the device broker confirms", "confirm")
-            await self._confirm(request, newest, Note(now, "ack", source=ack.origin.source, cause="stored"))
+            await self._confirm(request, newest, Note(now, "ack", source=ack.origin.source, cause="stored"), keys)
             return Reason.CONFIRMED
         if ack.result is Result.FAILED:
             note = Note(now, "ack", source=ack.origin.source, cause="failed at the device")
@@ -450,12 +450,14 @@ class Provisioner:
             raise Rejected(Reason.BAD_REQUEST, "progress needs a status", step="parse")
         return transitions.report(request, ack.status)
 
-    async def _confirm(self, request: ProvisionRequest, credential: Credential, note: Note) -> None:
+    async def _confirm(
+        self, request: ProvisionRequest, credential: Credential, note: Note, known: Keys | None = None
+    ) -> None:
         former = None
         if request.phase is Phase.RENEWING:
             others = await self._store.find_credentials(request.id)
             former = next((other for other in others if other.generation == request.proved_generation), None)
-        keys = wipe_key(self._vault, request)
+        keys = wipe_key(self._vault, request, known)
         await self._commit(transitions.confirm(request, credential, former, keys, note))
         self._authentication.forget(request.id)
         if former is not None:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from provisioner.lifecycle import CLOSED, Event, Phase, State, advance, progress
 from provisioner.model import Credential, JobStatus, Millis, ProvisionRequest, evolve
@@ -20,9 +19,12 @@ CONFIRM_LIMIT = 24 * 3_600_000
 """Latest end of the confirm time after the mint (section 9, rule 9), milliseconds."""
 
 
-def _step(request: ProvisionRequest, event: Event, **changes: object) -> Saved:
-    after = evolve(request, phase=advance(request.phase, event), job_optlock=request.job_optlock + 1, **changes)
-    return Saved(request, after)
+def _step(request: ProvisionRequest, event: Event, *more: Event, **changes: object) -> Saved:
+    """One step, or some at once."""
+    phase = advance(request.phase, event)
+    for one in more:
+        phase = advance(phase, one)
+    return Saved(request, evolve(request, phase=phase, job_optlock=request.job_optlock + 1, **changes))
 
 
 def changed(request: ProvisionRequest, **changes: object) -> Saved:
@@ -32,9 +34,14 @@ def changed(request: ProvisionRequest, **changes: object) -> Saved:
 
 def mint(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note) -> Unit:
     """An authenticated claim gets the next generation, whose install job is leased to whoever minted it."""
+    return _minted(request, credential, bound, note)
+
+
+def _minted(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note, *more: Event) -> Unit:
     saved = _step(
         request,
         Event.MINT,
+        *more,
         generation=credential.generation,
         retry_count=request.retry_count + 1,
         start_on=note.at,
@@ -52,22 +59,19 @@ def install(request: ProvisionRequest, credential: Credential, note: Note) -> Un
 
 def install_and_offer(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """The device broker accepts it and the claim still waits: two steps in one commit, the offer leaves after it."""
-    installed = install(request, credential, note)
-    return _then_offered(installed, request)
+    saved = _step(request, Event.INSTALL, Event.OFFER)
+    return Unit(note, saved=(saved,), credentials=(_offered(credential),))
 
 
 def mint_and_offer(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note) -> Unit:
     """Mint, install and offer in one commit, where the device broker asks the ledger: what is committed is live."""
-    minted = mint(request, credential, bound, note)
-    installed = install(minted.saved[0].after, credential, note)
-    return replace(_then_offered(installed, request), bound=bound)
+    return _minted(request, _offered(credential), bound, note, Event.INSTALL, Event.OFFER)
 
 
-def _then_offered(installed: Unit, request: ProvisionRequest) -> Unit:
-    credential = installed.credentials[0]
-    unit = offer(installed.saved[0].after, credential, credential.confirm_before, None, installed.note)
-    after = evolve(unit.saved[0].after, job_optlock=request.job_optlock + 1)
-    return replace(unit, saved=(Saved(request, after),))
+def _offered(credential: Credential) -> Credential:
+    """A minted credential, installed and about to be sent."""
+    state = progress(progress(credential.state, Event.INSTALL), Event.OFFER)
+    return evolve(credential, state=state, due_on=credential.confirm_before, attempts=0)
 
 
 def offer(

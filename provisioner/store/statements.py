@@ -30,6 +30,7 @@ from provisioner.model import (
     Token,
     User,
     job_status,
+    made,
 )
 from provisioner.ports import Bound
 
@@ -81,6 +82,9 @@ _REQUEST = [
 ]
 _CREDENTIAL = [f"c.{field.name}" for field in fields(Credential)]
 _FACTS = slice(16, 21)
+_NO_FACTS = Facts()
+_REQUEST_FIELDS = [field.name for field in fields(ProvisionRequest)]
+_CREDENTIAL_FIELDS = [field.name for field in fields(Credential)]
 
 
 def _load() -> dict[str, str]:
@@ -106,7 +110,7 @@ _COUPLINGS, _CONFIRMS = ({member.value: member for member in kind} for kind in (
 
 def read_request(row: Row) -> ProvisionRequest:
     """A request from its columns."""
-    values = [
+    values = (
         *row[:8],
         _STATUSES[row[8]],
         *row[9:11],
@@ -114,7 +118,7 @@ def read_request(row: Row) -> ProvisionRequest:
         _COUPLINGS[row[12]],
         _CONFIRMS[row[13]],
         *row[14:16],
-        Facts(*row[_FACTS]),
+        Facts(*row[_FACTS]) if any(row[_FACTS]) else _NO_FACTS,
         row[21],
         bool(row[22]),
         bool(row[23]),
@@ -126,14 +130,14 @@ def read_request(row: Row) -> ProvisionRequest:
         bool(row[32]),
         None if row[33] is None else JobStatus(row[33]),
         *row[34:42],
-    ]
-    return ProvisionRequest(*values)
+    )
+    return made(ProvisionRequest, dict(zip(_REQUEST_FIELDS, values, strict=True)))
 
 
 def read_credential(row: Row) -> Credential:
     """A credential from its columns."""
-    values = [*row[:6], _COUPLINGS[row[6]], *row[7:10], _STATES[row[10]], *row[11:16]]
-    return Credential(*values)
+    values = (*row[:6], _COUPLINGS[row[6]], *row[7:10], _STATES[row[10]], *row[11:16])
+    return made(Credential, dict(zip(_CREDENTIAL_FIELDS, values, strict=True)))
 
 
 def read_dossier(row: Row) -> Dossier:
@@ -170,18 +174,33 @@ def read_entry(row: Row) -> Entry:
 
 
 def job_values(request: ProvisionRequest) -> dict[str, Any]:
-    """Parameters of `save_job`, and some it does not ask for."""
-    return vars(request) | {"job_status": job_status(request)}
+    """Parameters of `save_job`. Enumerations as plain text: sqlite3 looks for an adapter for anything else."""
+    return {
+        "id": request.id,
+        "keys_sealed": request.keys_sealed,
+        "phase": request.phase.value,
+        "generation": request.generation,
+        "proved_generation": request.proved_generation,
+        "retry_count": request.retry_count,
+        "rotate_wanted": request.rotate_wanted,
+        "stop_wanted": request.stop_wanted,
+        "skipped": request.skipped,
+        "progress": request.progress,
+        "start_on": request.start_on,
+        "last_refusal": request.last_refusal,
+        "job_status": job_status(request).value,
+        "job_optlock": request.job_optlock,
+    }
 
 
 def request_values(request: ProvisionRequest) -> dict[str, Any]:
     """Parameters of `save_request` and `add_request`, and some they do not ask for."""
-    return job_values(request) | vars(request.facts)
+    return vars(request) | vars(request.facts) | job_values(request)
 
 
 def credential_values(credential: Credential) -> dict[str, Any]:
     """Parameters of `save_credential`."""
-    return vars(credential)
+    return vars(credential) | {"state": credential.state.value, "coupling": credential.coupling.value}
 
 
 def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
