@@ -109,7 +109,7 @@ def parse_csr(text: str, policy: KeyPolicy = DEFAULT_POLICY) -> Csr:
         algorithm = None
     if algorithm is None or algorithm not in policy.supported:
         raise UnsupportedKey("use a key of another algorithm", policy.supported)
-    _check_possession(request)
+    _check_possession(request, der)
     spki = spki_of(key)  # type: ignore[arg-type]  # algorithm_of names no other kind of key
     if spki not in der and not is_compressed(key, der):
         raise BadCsr("structure", "the key must be an uncompressed or compressed point (RFC 5480, 2.2)")
@@ -135,9 +135,11 @@ def parse_encoding(text: str) -> bytes:
         raise BadCsr("encoding", "the CSR is neither PEM nor standard base64 with padding") from None
 
 
-def _check_possession(request: x509.CertificateSigningRequest) -> None:
+def _check_possession(request: x509.CertificateSigningRequest, der: bytes) -> None:
     try:
         proved = is_strong_signature(request) and request.is_signature_valid
+        # A signature has no unused bits; the library passes over their number, which the signature does not cover.
+        proved = proved and der.endswith(b"\x00" + request.signature)
     except _UNREADABLE:
         proved = False
     if not proved:
