@@ -151,10 +151,13 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
         async with asyncio.TaskGroup() as tasks:
             stepper = Stepper(parts.jobs.step, now, parts.wake)
             worker = tasks.create_task(stepper.run(), name="jobs")
+            eraser = Stepper(parts.forget_wiped, now, asyncio.Event())
+            erasing = tasks.create_task(eraser.run(), name="forget wiped")
             try:
                 yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls)
             finally:
                 await stepper.end(worker, settings.endpoint.drain_time)
+                await eraser.end(erasing, settings.endpoint.drain_time)
 
 
 def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:

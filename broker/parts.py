@@ -41,6 +41,9 @@ from provisioner.reconcile import Reconciler
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
+_BETWEEN, _IN_A_MOMENT = 30_000, 1_000
+"""Milliseconds between two looks for wiped secrets, and until the next try where somebody was reading."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choices:
@@ -94,6 +97,10 @@ class Parts:
             readiness,
             registry(figures.claims, figures.connections),
         )
+
+    async def forget_wiped(self, now: Millis) -> Millis:
+        """Get what was wiped off the disk; when to come back."""
+        return now + (_BETWEEN if await self.store.truncate_log() else _IN_A_MOMENT)
 
     async def _is_writable(self) -> bool:
         try:

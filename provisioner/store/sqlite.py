@@ -11,6 +11,8 @@
 7. After a failed sync a connection goes on: it knows where the last good commit ends, and writes over what came after.
    A new process does not, and would build on frames that are in the page cache and never reached the disk (Linux takes
    the pages of a failed fsync for clean). So the WAL is written once more before it is opened.
+8. What was wiped is off the disk: freed bytes are overwritten (`secure_delete`), and `truncate_log` empties the
+   write-ahead log, which holds pages as they were.
 """
 
 from __future__ import annotations
@@ -49,12 +51,13 @@ from provisioner.store.statements import (
     row_values,
 )
 
+_BUSY_TIMEOUT = "PRAGMA busy_timeout = 2000"
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",
     "PRAGMA foreign_keys = ON",
-    "PRAGMA busy_timeout = 2000",
+    _BUSY_TIMEOUT,
     "PRAGMA cache_size = -16000",
 )
 _MOST = 256
@@ -143,6 +146,7 @@ class SqliteStore:
         self._claims = _Gatherer(self._find_claims)
         self._usernames = _Gatherer(self._find_usernames)
         self._units = _Gatherer(self._commit_batch)
+        self._is_logged = True
         self.keys = SqliteKeys(self._read, self._transact)
 
     @classmethod
@@ -382,6 +386,17 @@ class SqliteStore:
         found = await self._read("journal_head", {})
         return (await self.list_journal(None, found[0][0] - 1, 1))[0] if found else None
 
+    async def truncate_log(self) -> bool:
+        """Bring the write-ahead log into the database and empty it; False: somebody reads from it, try again."""
+        if self._is_logged:
+            self._is_logged = False
+            try:
+                self._is_logged = not await self._writer.run(_truncate_log)
+            except (sqlite3.Error, ValueError) as error:
+                self._is_logged = True
+                raise Unavailable("the database cannot be written") from error
+        return not self._is_logged
+
     async def check(self) -> None:
         """See `Store`."""
 
@@ -401,6 +416,7 @@ class SqliteStore:
 
     async def _transact(self, work: Callable[[sqlite3.Connection], A]) -> A:
         """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""
+        self._is_logged = True
         try:
             return await self._writer.run(partial(_transaction, work))
         except sqlite3.IntegrityError as error:
@@ -421,6 +437,16 @@ def _transaction(work: Callable[[sqlite3.Connection], A], connection: sqlite3.Co
             connection.execute("ROLLBACK")
         raise
     return outcome
+
+
+def _truncate_log(connection: sqlite3.Connection) -> bool:
+    """Without waiting for readers: writers would have to wait as long."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        connection.execute(_BUSY_TIMEOUT)
+    return not busy
 
 
 def _write_units(units: list[Unit], connection: sqlite3.Connection) -> list[bool]:

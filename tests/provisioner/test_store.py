@@ -14,12 +14,13 @@ import pytest
 
 from provisioner import transitions
 from provisioner.errors import Conflict, Unavailable
+from provisioner.lifecycle import Phase
 from provisioner.model import JobStatus
 from provisioner.ports import Bound, Listing, Note, Unit
 from provisioner.store import SqliteStore
 from provisioner.store.migrations import shipped, statements
 from provisioner.store.statements import SQL
-from tests.provisioner.conftest import START, World
+from tests.provisioner.conftest import START, SimpleDevice, World
 
 NOTE = Note(START, "test")
 
@@ -190,6 +191,64 @@ async def test_nothing_of_the_minted_password_stays_after_confirmation(world: Wo
     assert before.secret_sealed is not None
     assert after is not None
     assert after.secret_sealed is None
+
+
+def on_the_disk(folder: Path, texts: list[str]) -> list[tuple[str, str]]:
+    return [(name, text) for name, content in files_of(folder) for text in texts if text.encode() in content]
+
+
+async def test_what_was_wiped_is_off_the_disk(world: World, tmp_path: Path) -> None:
+    devices = [world.device(await world.request(f"dev-{n}"), f"dev-{n}") for n in range(20)]
+    offers = [await device.claim() for device in devices]
+    clear = [
+        text for device, offer in zip(devices, offers, strict=True) for text in (device.key, offer.password.reveal())
+    ]
+    sealed = []
+    for offer in offers:
+        credential = await world.store.find_username("embedded", offer.username)
+        assert credential is not None
+        sealed += [credential.secret_sealed or "", (await world.read(credential.request_id)).keys_sealed or ""]
+    for device in devices:
+        await device.ack()
+    assert {text for _, text in on_the_disk(tmp_path, sealed)} == set(sealed)
+    assert await world.store.truncate_log()
+    assert on_the_disk(tmp_path, clear + sealed) == []
+    assert (tmp_path / "ledger.sqlite-wal").stat().st_size == 0
+
+
+async def test_the_log_stays_while_somebody_reads_from_it_and_goes_afterwards(world: World, tmp_path: Path) -> None:
+    await world.request()
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    try:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM request").fetchone()
+        await world.request("dev-2")
+        assert not await world.store.truncate_log()
+        await world.request("dev-3")
+        other.execute("COMMIT")
+    finally:
+        other.close()
+    assert await world.store.truncate_log()
+    assert (tmp_path / "ledger.sqlite-wal").stat().st_size == 0
+
+
+async def test_the_log_is_emptied_beside_claims(world: World, tmp_path: Path) -> None:
+    devices = [world.device(await world.request(f"dev-{n}"), f"dev-{n}") for n in range(60)]
+
+    async def hand_over(device: SimpleDevice) -> None:
+        await device.claim()
+        await device.ack()
+
+    async with asyncio.TaskGroup() as tasks:
+        for device in devices:
+            tasks.create_task(hand_over(device))
+        for _ in range(20):
+            tasks.create_task(world.store.truncate_log())
+    while not await world.store.truncate_log():
+        pass
+    assert (tmp_path / "ledger.sqlite-wal").stat().st_size == 0
+    found, _ = await world.store.list_requests(Listing(limit=100))
+    assert {request.phase for request in found} == {Phase.CONFIRMED}
 
 
 def test_every_statement_is_one_statement() -> None:
