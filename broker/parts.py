@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
 from fastapi import FastAPI
 
 from broker import firststart
@@ -26,6 +27,7 @@ from broker.keyring import KeySource, open_keyring
 from broker.mqtt import messages
 from broker.mqtt.embedded import EmbeddedBroker
 from broker.mqtt.grant import Grant
+from provisioner import restore
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
 from provisioner.epochs import Epochs, Keyring, enrol
@@ -40,6 +42,8 @@ from provisioner.ports import Entropy
 from provisioner.reconcile import Reconciler
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
+
+_log = structlog.get_logger(__name__)
 
 _BETWEEN, _IN_A_MOMENT = 30_000, 1_000
 """Milliseconds between two looks for wiped secrets, and until the next try where somebody was reading."""
@@ -124,6 +128,8 @@ async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
     store = await SqliteStore.open(directory.ledger)
     try:
         await enrol(store.keys, keyring, now())
+        if (restored := await restore.complete(store, now())) is not None:
+            _log.warning("restored", copied_on=restored.copied_on, retired=restored.retired)
         parts = await _assemble(directory, keyring, store, choices)
         yield parts
         await parts.jobs.close()

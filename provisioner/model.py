@@ -233,7 +233,8 @@ class Dossier:
     """Everything one decision about a device needs, read in one go.
 
     `credential` is the request's newest generation. `bound_generation` is the one the message's requestId was first
-    used for (None: never seen). `last_generation` is the highest ever for this client id on its device broker.
+    used for (None: never seen). `last_generation` is the highest ever for this client id on its device broker,
+    or what a lost ledger may have minted (`restore`), if that is more.
     `occupied`: a credential of this client id that is neither retired nor one of (`generation`, `proved_generation`)
     still exists, so nothing new may be minted yet.
     """

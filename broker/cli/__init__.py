@@ -30,6 +30,8 @@ _COMMANDS = {
     "keys": ("keys:app", "Keys that the ledger is sealed under."),
     "audit": ("oversight:audit", "The audit journal: every decision, chained."),
     "drift": ("oversight:drift_app", "What device brokers hold that the ledger does not, and the reverse."),
+    "backup": ("backup:backup_app", "Copy the ledger to a file, while it is used."),
+    "restore": ("backup:restore_app", "Put a backup in the place of the ledger."),
     "device": ("devices:app", "Be a device: claim a credential, log in with it."),
     "fleet": ("devices:fleet_app", "Be many devices."),
     "demo": ("demo:app", "200 simulated devices get their credentials, with a live display."),

@@ -4,7 +4,8 @@
 -- name: find_claims
 -- A batch of claims: [[position, user, clientId, requestId], …] as JSON.
 SELECT j.key, {request}, {credential}, b.generation,
-       (SELECT max(generation) FROM credential WHERE device_broker = r.device_broker AND client_id = r.client_id),
+       max((SELECT generation_floor FROM ledger), coalesce((SELECT max(generation) FROM credential
+            WHERE device_broker = r.device_broker AND client_id = r.client_id), 0)),
        (SELECT count(*) FROM credential o
          WHERE o.device_broker = r.device_broker AND o.client_id = r.client_id AND o.state != 'RETIRED'
            AND (o.request_id != r.id OR (o.generation != r.generation AND o.generation IS NOT r.proved_generation)))
@@ -19,7 +20,8 @@ SELECT j.key, {request}, {credential}, b.generation,
 
 -- name: find_request
 SELECT 0, {request}, {credential}, NULL,
-       (SELECT max(generation) FROM credential WHERE device_broker = r.device_broker AND client_id = r.client_id),
+       max((SELECT generation_floor FROM ledger), coalesce((SELECT max(generation) FROM credential
+            WHERE device_broker = r.device_broker AND client_id = r.client_id), 0)),
        (SELECT count(*) FROM credential o
          WHERE o.device_broker = r.device_broker AND o.client_id = r.client_id AND o.state != 'RETIRED'
            AND (o.request_id != r.id OR (o.generation != r.generation AND o.generation IS NOT r.proved_generation)))
@@ -240,3 +242,28 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: list_journal
 SELECT seq, at, action, actor, source, request_id, client_id, generation, before, phase, cause, digest FROM journal
  WHERE seq > :after AND (:request_id IS NULL OR request_id = :request_id) ORDER BY seq LIMIT :limit;
+
+-- name: lift_floor
+UPDATE ledger SET generation_floor = max(generation_floor, :floor);
+
+-- name: note_copy
+UPDATE ledger SET copied_on = coalesce(copied_on, :now);
+
+-- name: take_inventory
+SELECT (SELECT count(*) FROM account), (SELECT count(*) FROM request), (SELECT count(*) FROM credential),
+       max((SELECT max(modified_on) FROM request), coalesce((SELECT max(minted_on) FROM credential), 0)),
+       coalesce((SELECT max(generation) FROM credential), 0);
+
+-- name: find_unproved
+SELECT {request}, {credential} FROM credential c
+  JOIN request r ON r.id = c.request_id
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE c.state IN ('MINTED', 'INSTALLED', 'OFFERED') LIMIT :limit;
+
+-- name: allow_renewals
+UPDATE request SET rotate_wanted = TRUE, retry_count = 0, job_optlock = job_optlock + 1
+ WHERE phase IN ('CONFIRMED', 'RENEWING') AND reuse_key;
+
+-- name: end_restore
+UPDATE ledger SET copied_on = NULL;

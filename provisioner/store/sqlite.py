@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import sqlite3
@@ -35,6 +34,7 @@ from provisioner.journal import GENESIS, digest, line_about, line_of, lines_of
 from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
 from provisioner.ports import Listing, Note, Unit
 from provisioner.store.keyrows import SqliteKeys
+from provisioner.store.locking import lock
 from provisioner.store.migrations import migrate
 from provisioner.store.statements import (
     SQL,
@@ -152,7 +152,7 @@ class SqliteStore:
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
         """Open or create the database (0600); raises `Unavailable` when another process has it."""
-        lock = _lock(path)
+        held = lock(path)
         opened: list[_Threaded] = []
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -165,11 +165,11 @@ class SqliteStore:
         except BaseException as error:
             for connection in opened:
                 await connection.close()
-            os.close(lock)
+            os.close(held)
             if isinstance(error, (sqlite3.Error, OSError)):
                 raise Unavailable(f"the database {path} cannot be opened: {error}") from error
             raise
-        return cls(opened[0], opened[1], lock)
+        return cls(opened[0], opened[1], held)
 
     async def close(self) -> None:
         """Finish what was begun, then close; idempotent."""
@@ -386,6 +386,28 @@ class SqliteStore:
         found = await self._read("journal_head", {})
         return (await self.list_journal(None, found[0][0] - 1, 1))[0] if found else None
 
+    async def find_copied_on(self) -> Millis | None:
+        """See `CopiedLedger`."""
+        copied_on: Millis | None = (await self._read("find_ledger", {}))[0][2]
+        return copied_on
+
+    async def list_unproved(self, limit: int) -> Sequence[tuple[ProvisionRequest, Credential]]:
+        """See `CopiedLedger`."""
+        rows = await self._read("find_unproved", {"limit": limit})
+        return [(read_request(row), read_credential(row[42:])) for row in rows]
+
+    async def lift_floor(self, floor: int) -> None:
+        """See `CopiedLedger`."""
+        await self._change("lift_floor", {"floor": floor})
+
+    async def allow_renewals(self) -> None:
+        """See `CopiedLedger`."""
+        await self._change("allow_renewals", {})
+
+    async def end_restore(self) -> None:
+        """See `CopiedLedger`."""
+        await self._change("end_restore", {})
+
     async def truncate_log(self) -> bool:
         """Bring the write-ahead log into the database and empty it; False: somebody reads from it, try again."""
         if self._is_logged:
@@ -537,15 +559,3 @@ def _renew(wal: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(path: Path) -> int:
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise Unavailable(
-            f"{path.parent} is in use by another provisioner; stop it first, or choose another data directory"
-        ) from error
-    return lock

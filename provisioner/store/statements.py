@@ -147,7 +147,7 @@ def read_dossier(row: Row) -> Dossier:
         request=read_request(row),
         credential=read_credential(row[42:58]) if there else None,
         bound_generation=row[58],
-        last_generation=row[59] or 0,
+        last_generation=row[59],
         occupied=row[60] > 0,
     )
 

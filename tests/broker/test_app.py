@@ -241,6 +241,16 @@ async def test_commands_reach_the_api_without_a_server(tmp_path: Path) -> None:
             assert (await http.get("/readyz")).json() == {"ready": False, "store": True, "deviceBroker": False}
 
 
+async def test_a_server_empties_the_log_of_its_ledger(tmp_path: Path) -> None:
+    log = tmp_path / "data" / "ledger.db-wal"
+    async with serving(settings_of(tmp_path / "data")):
+        for _ in range(2000):
+            if log.stat().st_size == 0:
+                return
+            await asyncio.sleep(0.01)
+    pytest.fail("what was wiped is still in the log")
+
+
 def test_every_limit_of_the_settings_reaches_the_endpoint(tmp_path: Path) -> None:
     changed = {
         f"ENDPOINT__{name.upper()}": str(int(value) + 1)
