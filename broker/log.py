@@ -10,13 +10,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
@@ -30,11 +32,50 @@ SECRETS = frozenset(
 """Fields that never reach the log."""
 
 
+class Lines:
+    """What the log writes to: lines of one turn of the event loop leave together, in one write to `stream`.
+
+    Each write lets other threads in and has to wait for them afterwards: two for each device are a tenth of its
+    hand-over. Without a running event loop a line leaves at once.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting: list[str] = []
+        self._lock = threading.Lock()
+        self._turning: asyncio.AbstractEventLoop | None = None
+
+    def write(self, text: str) -> int:
+        """Take a piece of a line."""
+        self._waiting.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Have everything written, at the latest when the event loop has come round."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write_out()
+            return
+        if self._turning is not loop:
+            self._turning = loop
+            loop.call_soon(self._write_out)
+
+    def _write_out(self) -> None:
+        with self._lock:
+            self._turning = None
+            count = len(self._waiting)
+            self._stream.write("".join(self._waiting[:count]))
+            self._stream.flush()
+            del self._waiting[:count]
+
+
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """Set up logging for this process: `level` debug to error, `form` auto, json or console."""
     stream = stream or sys.stderr
     form = ("console" if stream.isatty() else "json") if form == "auto" else form
     number = logging.getLevelNamesMapping()[level.upper()]
+    lines = cast("TextIO", Lines(stream))
     shared: list[Processor] = [structlog.processors.add_log_level, Stamper(), hide_secrets]
     last: list[Processor]
     if form == "console":
@@ -46,10 +87,10 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=lines),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

@@ -60,7 +60,8 @@ class Passwords:
         """
         if stored is None:
             stored = self._nobody
-        memory = hmac.digest(self._key, stored.encode() + b"|" + hashlib.sha256(password).digest(), "sha256")
+        # Each CONNECT comes by here: `hmac.digest` would let go of the interpreter, and wait for the ledger's threads.
+        memory = hmac.new(self._key, stored.encode() + b"|" + hashlib.sha256(password).digest(), "sha256").digest()
         if memory in self._verified:
             return True
         if stored.startswith(GENERATED):

@@ -1,5 +1,6 @@
 """One line an event, and nothing in it that should not be there."""
 
+import asyncio
 import io
 import json
 import logging
@@ -72,6 +73,48 @@ def test_levels_are_obeyed_and_libraries_are_quieter() -> None:
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["event"] == "yes 1"
     assert json.loads(line)["logger"] == "library"
+
+
+class Counting(io.StringIO):
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+async def test_lines_of_one_turn_are_one_write_and_in_order() -> None:
+    stream = Counting()
+    configure("info", "json", stream)
+    for number in range(100):
+        structlog.get_logger().info("ours", number=2 * number)
+        logging.getLogger("library").warning("theirs %s", 2 * number + 1)
+    await asyncio.sleep(0)
+    assert stream.writes == 1
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event.get("number", event["event"]) for event in events[:4]] == [0, "theirs 1", 2, "theirs 3"]
+    assert len(events) == 200
+    structlog.get_logger().info("later")
+    await asyncio.sleep(0)
+    assert stream.getvalue().endswith("\n")
+    assert json.loads(stream.getvalue().splitlines()[-1])["event"] == "later"
+
+
+def test_what_the_loop_did_not_come_to_write_is_written_by_the_next_line() -> None:
+    stream = Counting()
+    configure("info", "json", stream)
+
+    async def work() -> None:
+        structlog.get_logger().info("first")
+
+    first = work()
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(first)
+    finally:
+        loop.close()
+    structlog.get_logger().info("second")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second"]
 
 
 def test_times_are_utc_with_microseconds_across_seconds() -> None:
