@@ -20,13 +20,14 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP) system-packages ## create .venv from the lock file and install what the tests need
 
 # The tests talk to real third-party clients and verifiers; Debian packages bring them when we may install.
+# RUNLEVEL=1: none of them shall start a service of its own.
 system-packages:
 	@missing=; \
-	for pair in mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin; do \
-	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
+	for pair in mosquitto:mosquitto mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin; do \
+	  PATH=$$PATH:/usr/sbin command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
 	  else echo "note: Debian packages are missing ($$missing ): the tests that need them are left out"; fi; fi
 
 run: $(STAMP) ## set up and start the provisioner on the embedded default

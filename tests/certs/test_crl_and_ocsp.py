@@ -30,7 +30,7 @@ from certs.profile import Device, Purpose, Responder
 from certs.trust import Trust
 from tests.certs import forge
 from tests.certs.forge import DAY, NOW, pem
-from tests.certs.the_verifiers_agree import program
+from tests.programs import needed
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_openssl_understands_the_answer(
     with responder(answer) as url:
         read = subprocess.run(
             [
-                *(program("openssl", "openssl"), "ocsp", "-url", url, "-CAfile", "root.pem"),
+                *(needed("openssl", "openssl"), "ocsp", "-url", url, "-CAfile", "root.pem"),
                 *("-issuer", "issuer.pem", "-cert", "leaf.pem", "-verify_other", "issuer.pem"),
             ],
             cwd=tmp_path,

@@ -21,8 +21,8 @@ from certs.errors import BadCsr, UnsupportedKey
 from certs.keys import ED25519, P256, P384, RSA3072, generate, is_small_order, spki_of
 from certs.profile import subject_of
 from tests.certs.forge import request, text
-from tests.certs.the_verifiers_agree import program
 from tests.hostile.csrs import assembled
+from tests.programs import needed
 
 
 @pytest.mark.parametrize("algorithm", [P256, P384, ED25519])
@@ -56,7 +56,7 @@ def test_pem_and_base64_are_the_same_request() -> None:
 def test_what_openssl_makes_is_taken(arguments: tuple[str, ...], tmp_path: Path) -> None:
     made = subprocess.run(
         [
-            program("openssl", "openssl"),
+            needed("openssl", "openssl"),
             "req",
             "-new",
             "-nodes",
@@ -76,7 +76,7 @@ def test_what_openssl_makes_is_taken(arguments: tuple[str, ...], tmp_path: Path)
 
 @pytest.mark.parametrize("template", ["cn = dev-1\n", "cn = dev-1\nuri = urn:prov:acme:dev-1\ntls_www_client\n"])
 def test_what_certtool_makes_is_taken(template: str, tmp_path: Path) -> None:
-    certtool = program("certtool", "gnutls-bin")
+    certtool = needed("certtool", "gnutls-bin")
     (tmp_path / "template").write_text(template)
     key: list[str | Path] = [
         certtool,

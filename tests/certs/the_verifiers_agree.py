@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +13,11 @@ from certs.errors import CertsError
 from certs.profile import Purpose
 from tests.certs.chains import Chain, Site, bad, good
 from tests.certs.forge import pem
+from tests.programs import needed
 
 GOOD, BAD = dict(good()), {name: (code, build) for name, code, build in bad()}
 OPENSSL = {Purpose.DEVICES: "sslclient", Purpose.SERVERS: "sslserver"}
 GNUTLS = {Purpose.DEVICES: "1.3.6.1.5.5.7.3.2", Purpose.SERVERS: "1.3.6.1.5.5.7.3.1"}
-
-
-def program(name: str, package: str) -> str:
-    """Where a verifier is; where none may be missing, its absence is a failure."""
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is missing: install {package}")
-        pytest.skip(f"{name} is not installed (Debian package {package})")
-    return found
 
 
 def run(*command: str) -> bool:
@@ -44,7 +33,7 @@ def by_openssl(chain: Chain, folder: Path) -> bool:
     write(chain, folder)
     lists = ("-crl_check", "-CRLfile", f"{folder}/crl.pem") if chain.crl else ()
     return run(
-        *(program("openssl", "openssl"), "verify", "-x509_strict", "-auth_level", "2"),
+        *(needed("openssl", "openssl"), "verify", "-x509_strict", "-auth_level", "2"),
         *("-purpose", OPENSSL[chain.purpose], *lists),
         *("-CAfile", f"{folder}/root.pem", "-untrusted", f"{folder}/between.pem", f"{folder}/leaf.pem"),
     )
@@ -54,7 +43,7 @@ def by_gnutls(chain: Chain, folder: Path) -> bool:
     write(chain, folder)
     lists = ("--load-crl", f"{folder}/crl.pem") if chain.crl else ()
     return run(
-        *(program("certtool", "gnutls-bin"), "--verify", "--verify-profile", "medium"),
+        *(needed("certtool", "gnutls-bin"), "--verify", "--verify-profile", "medium"),
         *("--verify-purpose", GNUTLS[chain.purpose], *lists),
         *("--load-ca-certificate", f"{folder}/root.pem", "--infile", f"{folder}/chain.pem"),
     )

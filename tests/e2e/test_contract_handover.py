@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import shutil
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.e2e import independent as wire
 from tests.e2e.packets import RefusedError
 from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, Site
+from tests.programs import needed
 
 MODES: list[wire.Mode] = ["plain", "proof", "ctr", "hpke"]
 
@@ -162,7 +162,6 @@ async def test_many_devices_are_handed_over_at_once(site: Site) -> None:
     )
 
 
-@pytest.mark.skipif(not shutil.which("mosquitto_rr"), reason="needs the Debian package mosquitto-clients")
 @pytest.mark.parametrize(("flag", "version"), [("311", 4), ("5", 5)])
 async def test_a_shell_script_with_mosquitto_rr_is_a_device(site: Site, flag: str, version: wire.Version) -> None:
     device, _ = await site.unit(mode="plain", version=version)
@@ -170,7 +169,7 @@ async def test_a_shell_script_with_mosquitto_rr_is_a_device(site: Site, flag: st
     host, port = site.program.endpoint
     process = await asyncio.create_subprocess_exec(
         *[
-            "mosquitto_rr",
+            needed("mosquitto_rr", "mosquitto-clients"),
             "-V",
             flag,
             "-h",

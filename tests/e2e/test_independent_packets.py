@@ -1,7 +1,6 @@
 """The packets of these tests are understood by those who know nothing of us: Mosquitto and mosquitto_rr."""
 
 import asyncio
-import shutil
 import socket
 import subprocess
 import time
@@ -11,25 +10,22 @@ import pytest
 
 from tests.e2e import independent as wire
 from tests.e2e import packets as mqtt
-
-BROKER = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-PASSWORDS, REQUESTER = shutil.which("mosquitto_passwd"), shutil.which("mosquitto_rr")
-
-pytestmark = pytest.mark.skipif(not (BROKER and PASSWORDS), reason="needs the Debian package mosquitto")
+from tests.programs import needed
 
 
 @pytest.fixture(scope="module")
 def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mqtt.Address]:
+    program, passwords = needed("mosquitto", "mosquitto"), needed("mosquitto_passwd", "mosquitto")
     folder = tmp_path_factory.mktemp("mosquitto")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     secrets, settings = folder / "passwords", folder / "mosquitto.conf"
-    subprocess.run([str(PASSWORDS), "-b", "-c", str(secrets), "factory", "floor"], check=True, capture_output=True)
+    subprocess.run([passwords, "-b", "-c", str(secrets), "factory", "floor"], check=True, capture_output=True)
     settings.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {secrets}\nuser root\n"
         "max_packet_size 16384\nmax_keepalive 80\nlog_dest none\n"
     )
-    with subprocess.Popen([str(BROKER), "-c", str(settings)], stderr=subprocess.DEVNULL) as broker:
+    with subprocess.Popen([program, "-c", str(settings)], stderr=subprocess.DEVNULL) as broker:
         try:
             _wait_for(port, broker)
             yield "127.0.0.1", port
@@ -106,12 +102,11 @@ async def test_the_reason_of_a_disconnect_is_read(mosquitto: mqtt.Address) -> No
         assert await session.ended() == 0x81
 
 
-@pytest.mark.skipif(not REQUESTER, reason="needs the Debian package mosquitto-clients")
 async def test_mosquitto_rr_gets_its_answer_from_us(mosquitto: mqtt.Address) -> None:
     async with await _session(mosquitto, 5, "responder") as session:
         await session.subscribe(("question", 1))
         asks = [
-            str(REQUESTER),
+            needed("mosquitto_rr", "mosquitto-clients"),
             "-V",
             "5",
             "-p",

@@ -1,9 +1,7 @@
 """Other people's clients claim and are answered: they read the specification without us."""
 
 import asyncio
-import os
 import queue
-import shutil
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.broker.mqtt.serving import JSON, PATIENCE, Served, contexts, served
+from tests.programs import needed
 
 REQUEST, REPLY = "prov/v1/factory/dev-1/request", "prov/v1/factory/dev-1/reply"
 
@@ -171,7 +170,7 @@ async def test_amqtt_claims(world: Served) -> None:
 @pytest.mark.parametrize("version", ["mqttv311", "mqttv5"])
 @pytest.mark.parametrize("tls", [False, True])
 async def test_mosquitto_rr_claims(world: Served, version: str, tmp_path: Path, *, tls: bool) -> None:
-    program = mosquitto_rr()
+    program = needed("mosquitto_rr", "mosquitto-clients")
     server, _, trusted = contexts(tmp_path)
     port = await world.endpoint.start("127.0.0.1", 0, server) if tls else world.port
     arguments = ["-h", "127.0.0.1", "-p", str(port), "-u", "factory", "-P", "pw", "-i", "dev-1", "-V", version]
@@ -181,13 +180,3 @@ async def test_mosquitto_rr_claims(world: Served, version: str, tmp_path: Path, 
     )
     output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (process.returncode, output) == (0, b"claim\n")
-
-
-def mosquitto_rr() -> str:
-    """The program's path; where it is not installed the test is left out, but not in CI."""
-    program = shutil.which("mosquitto_rr")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mosquitto_rr is missing: install mosquitto-clients")
-        pytest.skip("mosquitto_rr is not installed (Debian package mosquitto-clients)")
-    return program
