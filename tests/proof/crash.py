@@ -17,7 +17,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from broker import __main__ as program
@@ -28,7 +29,7 @@ from broker.mqtt import endpoint  # noqa: F401  as above
 from broker.mqtt.connection import Connection
 from broker.mqtt.responder import Responder
 from provisioner.lifecycle import Phase, State
-from provisioner.ports import Unit
+from provisioner.ports import Install, ToInstall, Unit
 from provisioner.store import SqliteStore
 
 REPLY = b"/reply"
@@ -80,6 +81,37 @@ POINTS: dict[str, tuple[type[Any], str, Callable[..., bool]]] = {
 
 INSTALLING = ("mint commit", "install", "offer commit")
 """Points that are passed where something has to be installed at the device broker."""
+
+
+def keep_list(file: Path) -> None:
+    """Make the device broker one with a list of its own: mint, install and offer are then steps by themselves."""
+    installs, revokes = EmbeddedDevices.install, EmbeddedDevices.revoke
+
+    def note(sign: str, usernames: Sequence[str]) -> None:
+        with file.open("a") as stream:
+            stream.writelines(f"{sign}{username}\n" for username in usernames)
+
+    async def install(owner: EmbeddedDevices, items: Sequence[ToInstall]) -> Sequence[Install]:
+        note("+", [item.credential.username for item in items])
+        return await installs(owner, items)
+
+    async def revoke(owner: EmbeddedDevices, usernames: Sequence[str]) -> Sequence[bool]:
+        note("-", usernames)
+        return await revokes(owner, usernames)
+
+    def noted() -> list[str]:
+        there: dict[str, None] = {}
+        for line in file.read_text().splitlines() if file.exists() else ():
+            there[line[1:]] = None
+            if line[0] == "-":
+                del there[line[1:]]
+        return list(there)
+
+    async def listed(_: EmbeddedDevices) -> Sequence[str]:
+        return noted()
+
+    for name, value in {"asks_ledger": False, "install": install, "revoke": revoke, "list": listed}.items():
+        setattr(EmbeddedDevices, name, value)
 
 
 class Trap:
@@ -147,8 +179,7 @@ def live(order: dict[str, Any]) -> None:
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, sys.stderr.fileno())
     if order["installs"]:
-        # As behind a device broker with a list of its own: mint, install and offer are steps by themselves.
-        EmbeddedDevices.asks_ledger = False
+        keep_list(Path(order["environment"]["PROVISIONER_DATA_DIR"]).with_name("installed"))
     if order["point"] is not None:
         Trap(order["point"], order["passage"]).set()
     sys.argv = ["provisioner", "serve"]

@@ -40,20 +40,33 @@ RECHECKED = 3
 """Stories that had ended before a kill and are looked at once more after it, over the wire."""
 
 
-def campaigns() -> dict[str, tuple[Sequence[str | float], int]]:
-    """Where kills strike -> the kills of one campaign (at a point, or after seconds), and how many devices at once."""
+@dataclass(frozen=True)
+class Plan:
+    """One campaign: kills at a point or after seconds, how many devices at once, which sort of device broker."""
+
+    kills: Sequence[str | float]
+    at_once: int = 6
+    installs: bool = False
+
+
+def plans() -> dict[str, Plan]:
+    """Where kills strike -> how."""
     if SCALE == "quick":
         return {
-            "anywhere": (["after mint and offer", "before install", "before reply", "after confirm commit", 0.5], 8)
+            "anywhere": Plan(["after mint and offer", "before reply", "after confirm commit", "before revoke", 0.5])
         }
-    found: dict[str, tuple[Sequence[str | float], int]] = {
-        f"at {point}": ([f"before {point}", f"after {point}"] * rounds(1, 50, 500), 6) for point in POINTS
+    times = rounds(1, 50, 500)
+    found = {
+        f"at {point}": Plan([f"before {point}", f"after {point}"] * times, installs=point in INSTALLING)
+        for point in POINTS
     }
     chance = random.Random(11)
-    return found | {"at random": ([chance.uniform(0.02, 1.2) for _ in range(rounds(1, 200, 2000))], 24)}
+    for name, installs in (("at random", False), ("at random while installing", True)):
+        found[name] = Plan([chance.uniform(0.02, 1.2) for _ in range(2 * times)], 24, installs)
+    return found
 
 
-CAMPAIGNS = campaigns()
+PLANS = plans()
 
 
 @dataclass
@@ -128,9 +141,9 @@ class Campaign:
         if isinstance(kill, str):
             point = kill.partition(" ")[2]
             self._favoured = LEADS_TO.get(point, ())
-            life = await self._program.live(kill, self._chance.randint(1, 4), installs=point in INSTALLING)
+            life = await self._program.live(kill, self._chance.randint(1, 4))
         else:
-            life = await self._program.live(kill_after=kill, installs=self._chance.random() < 0.5)
+            life = await self._program.live(kill_after=kill)
         await self._open(life, tasks)
         await self._end(str(kill))
 
@@ -179,10 +192,11 @@ async def program(tmp_path: Path) -> AsyncIterator[Mortal]:
     assert mortal.alarms() == []
 
 
-@pytest.mark.parametrize("where", CAMPAIGNS)
+@pytest.mark.parametrize("where", PLANS)
 async def test_whatever_was_told_is_true_after_a_kill(program: Mortal, where: str) -> None:
-    kills, at_once = CAMPAIGNS[where]
-    figures = await Campaign(program, random.Random(where), at_once).run(kills)
+    plan = PLANS[where]
+    program.installs = plan.installs
+    figures = await Campaign(program, random.Random(where), plan.at_once).run(plan.kills)
     assert high(figures.to_answer) <= RECOVERY
     record(
         f"kills {where}",

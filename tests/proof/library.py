@@ -91,6 +91,11 @@ class Connection:
         """Whether BEGIN was said and neither COMMIT nor ROLLBACK took effect."""
         return self._holding
 
+    @property
+    def total_changes(self) -> int:
+        """Rows changed since it was opened."""
+        return self._library.real(self._path).total_changes()
+
     def execute(self, sql: str, parameters: Values = ()) -> Cursor:
         """Run a statement to its end."""
         return self._run(sql, [parameters])

@@ -39,6 +39,8 @@ class Mortal(Program):
 
     def __init__(self, data: Path) -> None:
         super().__init__(data)
+        self.installs = False
+        """Whether its device broker has a list of its own, where credentials have to be installed."""
         self.import_time = 0.0
         """Seconds from the start of an interpreter until everything was imported, which a fork does without."""
         self.life: Life | None = None
@@ -79,18 +81,8 @@ class Mortal(Program):
         assert line, "the nursery is gone"
         return dict(json.loads(line))
 
-    async def live(
-        self,
-        point: str | None = None,
-        passage: int = 1,
-        kill_after: float | None = None,
-        *,
-        installs: bool = False,
-    ) -> Life:
-        """Start; it dies at a point, after a while, or not by itself. Returns when it is ready, or dead before that.
-
-        `installs`: the device broker is one with a list of its own, where credentials have to be installed.
-        """
+    async def live(self, point: str | None = None, passage: int = 1, kill_after: float | None = None) -> Life:
+        """Start; it dies at a point, after a while, or not by itself. Returns when it is ready, or dead before that."""
         order = {
             "environment": {
                 "PROVISIONER_DATA_DIR": str(self.data),
@@ -101,7 +93,7 @@ class Mortal(Program):
             "log": str(self._log),
             "point": point,
             "passage": passage,
-            "installs": installs,
+            "installs": self.installs,
         }
         assert self._nursery is not None
         assert self._nursery.stdin is not None
