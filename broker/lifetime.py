@@ -3,7 +3,7 @@
 1. The first SIGTERM or SIGINT asks for an orderly end, the second one ends at once: what is committed is safe anyhow.
 2. Jobs are looked at when they are due, when somebody wakes them, and once a minute in case the clock was set; that it
    was set is worth a warning, as windows and confirm times are told by it.
-3. A job that fails is logged and tried again later; it takes nobody with it.
+3. A job that fails is logged and tried again later; it takes nobody with it. What it waits for is logged once.
 4. A step that was begun is ended: it is asked to stop between steps, and only cut off when it takes too long.
 """
 
@@ -90,6 +90,7 @@ class Stepper:
         self._wake = wake
         self._ending = False
         self._seen: tuple[Millis, float] | None = None
+        self._waits_for = ""
 
     async def run(self) -> None:
         """Work until `end`."""
@@ -116,11 +117,14 @@ class Stepper:
         try:
             due = await self._step(now)
         except Unavailable as error:
-            log.warning("jobs wait", detail=error.detail, retry_after=error.retry_after)
+            if error.detail != self._waits_for:
+                log.warning("jobs wait", detail=error.detail, retry_after=error.retry_after)
+                self._waits_for = error.detail
             return float(error.retry_after)
         except Exception:
             log.exception("jobs failed")
             return _AFTER_FAILURE
+        self._waits_for = ""
         return _LONGEST_NAP if due is None else min(_LONGEST_NAP, max(0.0, (due - self._clock()) / 1000))
 
     def _watch_clock(self, now: Millis) -> None:

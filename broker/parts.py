@@ -119,6 +119,13 @@ def now() -> Millis:
     return time.time_ns() // 1_000_000
 
 
+def _tell_health(trouble: str | None) -> None:
+    if trouble is None:
+        _log.info("the ledger works again")
+    else:
+        _log.error("the ledger fails", detail=trouble)
+
+
 @asynccontextmanager
 async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
     """The parts over `data_dir`, which is prepared if it is new. Raises `Unusable`, `Unavailable`."""
@@ -126,6 +133,7 @@ async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
     directory.prepare()
     keyring = await open_keyring(choices.key_source, directory, lambda: new_key(os.urandom))
     store = await SqliteStore.open(directory.ledger)
+    store.on_health = _tell_health
     try:
         await enrol(store.keys, keyring, now())
         if (restored := await restore.complete(store, now())) is not None:

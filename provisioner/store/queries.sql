@@ -267,3 +267,10 @@ UPDATE request SET rotate_wanted = TRUE, retry_count = 0, job_optlock = job_optl
 
 -- name: end_restore
 UPDATE ledger SET copied_on = NULL;
+
+-- name: add_probe
+-- Comes and goes in one transaction: a page is written, and nothing is changed.
+INSERT INTO migration (number, name, digest) VALUES (0, '', '');
+
+-- name: delete_probe
+DELETE FROM migration WHERE number = 0;

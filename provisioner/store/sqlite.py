@@ -51,7 +51,7 @@ from provisioner.store.statements import (
     row_values,
 )
 
-_BUSY_TIMEOUT = "PRAGMA busy_timeout = 2000"
+_BUSY_TIMEOUT = "PRAGMA busy_timeout = 500"
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -143,6 +143,10 @@ class SqliteStore:
         self._writer = writer
         self._reader = reader
         self._lock_file = lock
+        self._ailing: set[str] = set()
+        self.on_health: Callable[[str | None], None] = lambda _: None
+        """Set by who keeps a log; called once when something begins to fail, with SQLite's words, and once with None
+        when it works again."""
         self._claims = _Gatherer(self._find_claims)
         self._usernames = _Gatherer(self._find_usernames)
         self._units = _Gatherer(self._commit_batch)
@@ -296,9 +300,22 @@ class SqliteStore:
 
     async def _reading(self, work: Callable[[sqlite3.Connection], A]) -> A:
         try:
-            return await self._reader.run(work)
+            outcome = await self._reader.run(work)
         except (sqlite3.Error, ValueError) as error:
-            raise Unavailable("the database cannot be read") from error
+            raise self._ails("read", error) from error
+        self._works("read")
+        return outcome
+
+    def _ails(self, what: str, error: Exception) -> Unavailable:
+        if what not in self._ailing:
+            self._ailing.add(what)
+            self.on_health(f"the database cannot be {what}: {error}")
+        return Unavailable(f"the database cannot be {what}")
+
+    def _works(self, what: str) -> None:
+        if what in self._ailing:
+            self._ailing.remove(what)
+            self.on_health(None)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -422,8 +439,11 @@ class SqliteStore:
     async def check(self) -> None:
         """See `Store`."""
 
-        def work(_: sqlite3.Connection) -> None:
-            """BEGIN IMMEDIATE is the check."""
+        def work(connection: sqlite3.Connection) -> None:
+            """BEGIN IMMEDIATE is the check while all is well; after a failure only a write tells."""
+            if self._ailing:
+                connection.execute(SQL["add_probe"])
+                connection.execute(SQL["delete_probe"])
 
         await self._transact(work)
 
@@ -440,25 +460,31 @@ class SqliteStore:
         """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""
         self._is_logged = True
         try:
-            return await self._writer.run(partial(_transaction, work))
+            outcome, wrote = await self._writer.run(partial(_transaction, work))
         except sqlite3.IntegrityError as error:
             if _FORMER_KEY in str(error):
                 raise _FormerKey("busy", "the key it was sealed under is being replaced") from error
             raise Conflict("conflict", "something of that name or id is there already") from error
         except (sqlite3.Error, ValueError) as error:
-            raise Unavailable("the database cannot be written") from error
+            raise self._ails("written", error) from error
+        if wrote:
+            self._works("written")
+        return outcome
 
 
-def _transaction(work: Callable[[sqlite3.Connection], A], connection: sqlite3.Connection) -> A:
+def _transaction(work: Callable[[sqlite3.Connection], A], connection: sqlite3.Connection) -> tuple[A, bool]:
+    """What `work` returned, and whether it changed anything: a COMMIT of nothing writes nothing, and proves nothing."""
     try:
         connection.execute("BEGIN IMMEDIATE")
+        before = connection.total_changes
         outcome = work(connection)
+        wrote = connection.total_changes != before
         connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
-    return outcome
+    return outcome, wrote
 
 
 def _truncate_log(connection: sqlite3.Connection) -> bool:
