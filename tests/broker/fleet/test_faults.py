@@ -176,3 +176,12 @@ async def test_nobody_behind_it_means_a_reset() -> None:
         await exactly(reader, 1)
     writer.close()
     await proxy.stop()
+
+
+async def test_what_is_no_mqtt_is_cut_off_where_packets_are_touched() -> None:
+    async with network(lost=0.5) as (_, echo, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\xff" * 8)
+        assert await asyncio.wait_for(reader.read(1), PATIENCE) == b""
+        assert await asyncio.wait_for(echo.ends.get(), PATIENCE) == "closed"
+        writer.close()
