@@ -30,7 +30,7 @@ from tests.e2e.independent import IndependentDevice, Mode, Version, Wire
 from tests.e2e.packets import Address
 
 ROOT = Path(__file__).parents[2]
-START_PATIENCE = 30.0
+START_PATIENCE = 60.0
 STOP_PATIENCE = 20.0
 ALARMS = (
     "Traceback (most recent call last)", "Task was destroyed", "was never awaited", "was never retrieved",

@@ -1,7 +1,7 @@
 """F-6: the shipped devices, through the fault proxy, against the real program: everybody gets a credential that works.
 
 One proxy stands in front of the provision broker and one in front of the device broker. At the scale of a CI run the
-times are the contract's own and chunks are up to two seconds late; the quick run is the same in twentieths.
+times are the contract's own and chunks are up to two seconds late; the quick run is the same in tenths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.proof import floor
 from tests.proof.scale import SCALE, record, rounds
 
 SEED = 20_260_314
-SHRUNK = 0.05 if SCALE == "quick" else 1.0
+SHRUNK = 0.1 if SCALE == "quick" else 1.0
 TIMES = Times(10 * SHRUNK, 5 * SHRUNK, 300 * SHRUNK, 60 * SHRUNK, 10 * SHRUNK)
 
 
@@ -38,15 +38,15 @@ async def provision(operator: Operator, port: int, count: int) -> tuple[Tally, l
         Options(times=TIMES),
         concurrency=2_000,
         spread=count / 200 * SHRUNK,
-        patience=1_200 * SHRUNK,
+        patience=1_000 * SHRUNK,
     )
     tally = await swarm.run(identities, count, lambda outcome, _: outcomes.append(outcome))
     return tally, outcomes
 
 
-@pytest.mark.timeout(rounds(60, 900, 0))
+@pytest.mark.timeout(rounds(120, 900, 0))
 async def test_everybody_is_confirmed_and_admitted(tmp_path: Path) -> None:
-    count = rounds(100, 5_000, 50_000)
+    count = rounds(60, 5_000, 50_000)
     claims, logins = FaultProxy(weather(2_000)), FaultProxy(weather(150))
     claims_port, logins_port = await claims.start(), await logins.start()
     program = Program(

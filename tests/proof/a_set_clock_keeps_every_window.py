@@ -78,7 +78,7 @@ async def meets(world: World, client_id: str, activates_on: Millis | None, expir
     return str(refusal.reason)
 
 
-@pytest.mark.timeout(rounds(60, 600, 0))
+@pytest.mark.timeout(rounds(120, 600, 0))
 async def test_windows_are_exact_to_the_millisecond(tmp_path: Path) -> None:
     chance = random.Random(7)
     decided: Counter[str] = Counter()
@@ -169,7 +169,7 @@ class Walk:
         assert len(self.world.broker.live) == CROWD
 
 
-@pytest.mark.timeout(rounds(60, 900, 0))
+@pytest.mark.timeout(rounds(120, 900, 0))
 async def test_whatever_the_clock_did_everybody_is_confirmed(tmp_path: Path) -> None:
     seeds = rounds(3, 100, 5_000)
     jumps = most_steps = 0
@@ -240,7 +240,7 @@ async def wake_jobs(site: Site) -> None:
     await request.until("PENDING")
 
 
-@pytest.mark.timeout(rounds(60, 300, 0))
+@pytest.mark.timeout(rounds(120, 300, 0))
 async def test_the_program_serves_on_whatever_the_clock_says(tmp_path: Path) -> None:
     clocked = ClockedProgram(tmp_path)
     count = rounds(5, 100, 1_000)
