@@ -237,14 +237,14 @@ class Administration(Desk):
     async def get_request(self, actor: Actor, request_id: int) -> ProvisionRequest:
         """One request. Raises `NotFound`."""
         dossier = await self._store.find_request(request_id)
-        visible = await self._visible(actor)
+        visible = await self.visible(actor)
         if dossier is None or (visible is not None and dossier.request.account_id not in visible):
             raise NotFound("no-such-request", "there is no such provision request")
         return dossier.request
 
     async def list_requests(self, actor: Actor, listing: Listing) -> tuple[Sequence[ProvisionRequest], bool]:
         """A page of what the operator may see, newest first, and whether there is more."""
-        visible = await self._visible(actor)
+        visible = await self.visible(actor)
         if visible is not None:
             asked = visible if listing.accounts is None else [one for one in listing.accounts if one in visible]
             listing = replace(listing, accounts=tuple(asked))

@@ -116,7 +116,7 @@ class Desk:
     async def list_tokens(self, actor: Actor) -> Sequence[Token]:
         """Tokens the operator may see."""
         check_role(actor)
-        visible = await self._visible(actor)
+        visible = await self.visible(actor)
         tokens = await self._store.list_tokens()
         return [token for token in tokens if visible is None or token.account_id in visible]
 
@@ -166,7 +166,7 @@ class Desk:
 
     async def list_accounts(self, actor: Actor) -> Sequence[Account]:
         """Accounts the operator may see."""
-        visible = await self._visible(actor)
+        visible = await self.visible(actor)
         return [account for account in await self._store.list_accounts() if visible is None or account.id in visible]
 
     async def get_account(self, actor: Actor, id_or_name: int | str) -> Account:
@@ -175,12 +175,12 @@ class Desk:
             account = await self._store.find_account(id_or_name)
         else:
             account = await self._store.find_account_named(id_or_name)
-        visible = await self._visible(actor)
+        visible = await self.visible(actor)
         if account is None or (visible is not None and account.id not in visible):
             raise NotFound("no-such-account", "there is no such account")
         return account
 
-    async def _visible(self, actor: Actor) -> frozenset[int] | None:
+    async def visible(self, actor: Actor) -> frozenset[int] | None:
         """Ids of the accounts an operator sees: its own and all below; None: everything."""
         if actor.account_id is None:
             return None
@@ -240,7 +240,7 @@ class Desk:
 
     async def list_users(self, actor: Actor) -> Sequence[User]:
         """Provision users the operator may see."""
-        visible = await self._visible(actor)
+        visible = await self.visible(actor)
         return [user for user in await self._store.list_users() if visible is None or user.account_id in visible]
 
     async def set_user_password(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from provisioner.events import EventType, StoredEvent
 from provisioner.model import (
     Account,
     BrokerAddress,
@@ -244,3 +245,129 @@ class DeviceBroker(Protocol):
 
     async def list(self) -> Sequence[str]:
         """Our user names that are there: in its own list, or, where it asks the ledger, with a session."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events; None filters nothing. Places in commit order are `after` < seq <= `upto`; times: made on."""
+
+    after: int = 0
+    upto: int = 2**63 - 1
+    request_id: int | None = None
+    accounts: tuple[int, ...] | None = None
+    types: tuple[EventType, ...] | None = None
+    start: Millis | None = None
+    end: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead letters; None filters nothing. `seqs` are places in commit order."""
+
+    sink: str | None = None
+    seqs: tuple[int, ...] | None = None
+    accounts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """An event that is ours to deliver now; `attempts` were made before."""
+
+    event: StoredEvent
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """An event that was not delivered: again at `due_on`, or dead, or (neither) when its turn comes once more.
+
+    `problem` says why, a sentence.
+    """
+
+    event: StoredEvent
+    attempts: int
+    due_on: Millis | None = None
+    problem: str | None = None
+    is_dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that a sink gave up; `waiting` later events of its request wait behind it."""
+
+    event: StoredEvent
+    sink: str
+    attempts: int
+    dead_on: Millis
+    problem: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """How far a sink is: events it has not delivered, those it gave up, and what was wrong last."""
+
+    name: str
+    waiting: int
+    dead: int
+    problem: str | None
+
+
+class EventLog(Protocol):
+    """The domain events of the ledger, and how far each sink is with them."""
+
+    async def newest(self) -> int:
+        """Place of the newest event in commit order; 0: there is none."""
+
+    async def find(self, seq: int) -> StoredEvent | None:
+        """One event."""
+
+    async def list_events(
+        self, wanted: EventFilter, limit: int, *, offset: int = 0, newest_first: bool = False
+    ) -> Sequence[StoredEvent]:
+        """At most `limit` of them."""
+
+    async def open_sink(self, sink: str) -> None:
+        """At start: a new sink begins behind the newest event; what a dead process was delivering is due at once."""
+
+    async def next_delivery(self, sink: str) -> Millis | None:
+        """When the next delivery is due, 0: at once, None: nothing waits."""
+
+    async def lease(self, sink: str, now: Millis, until: Millis, limit: int) -> Sequence[Leased]:
+        """Take what is due, some `limit` events in commit order, of each request the earliest undelivered ones."""
+
+    async def settle(
+        self, sink: str, delivered: Sequence[StoredEvent], others: Sequence[Postponed], now: Millis
+    ) -> None:
+        """Record what became of leased events, all in one; the earliest left of each request is due, unless put off."""
+
+    async def list_dead(self, wanted: DeadFilter, limit: int, offset: int = 0) -> Sequence[DeadLetter]:
+        """Dead letters, oldest first."""
+
+    async def redrive(self, wanted: DeadFilter) -> int:
+        """Give dead letters all their attempts again; how many."""
+
+    async def discard(self, wanted: DeadFilter) -> int:
+        """Give dead letters up for good, which frees what waits behind them; how many."""
+
+    async def replay(self, sink: str, wanted: EventFilter, limit: int) -> int:
+        """Let a sink deliver events again that it had taken, oldest first; how many."""
+
+    async def list_sinks(self) -> Sequence[SinkState]:
+        """Every sink there ever was."""
+
+    async def prune(self, before: Millis, sinks: Sequence[str], limit: int) -> int:
+        """Delete events made before then that `sinks` have delivered, at most `limit`; how many."""
+
+
+class EventSink(Protocol):
+    """Hands domain events to somebody outside, one by one."""
+
+    name: str
+    parallel: int
+
+    async def deliver(self, event: StoredEvent) -> str | None:
+        """None once the receiver has it; else why not, a sentence, and it will be tried again.
+
+        Raises `Unavailable` when nobody is there to take anything: that is no failure of this event.
+        """

@@ -274,3 +274,149 @@ INSERT INTO migration (number, name, digest) VALUES (0, '', '');
 
 -- name: delete_probe
 DELETE FROM migration WHERE number = 0;
+
+-- name: add_event
+INSERT INTO event (type, request_id, account_id, made_on, originator_id, originator_account_id, facts)
+VALUES (:type, :request_id, :account_id, :made_on, :originator_id,
+       (SELECT account_id FROM token WHERE id = :originator_id), :facts);
+
+-- name: newest_event
+SELECT max(seq) FROM event;
+
+-- name: find_events
+SELECT {event} FROM event e {owners} WHERE e.seq IN (SELECT value FROM json_each(:seqs)) ORDER BY e.seq;
+
+-- name: list_events
+SELECT {event} FROM event e {owners}
+ WHERE e.seq > :after AND e.seq <= :upto
+   AND (:request_id IS NULL OR e.request_id = :request_id)
+   AND (:accounts IS NULL OR e.account_id IN (SELECT value FROM json_each(:accounts)))
+   AND (:types IS NULL OR e.type IN (SELECT value FROM json_each(:types)))
+   AND (:start IS NULL OR e.made_on >= :start)
+   AND (:end IS NULL OR e.made_on <= :end)
+ ORDER BY e.seq LIMIT :limit OFFSET :offset;
+
+-- name: open_sink
+INSERT INTO sink (name, taken) SELECT :sink, coalesce(max(seq), 0) FROM event WHERE true ON CONFLICT DO NOTHING;
+
+-- name: release_deliveries
+-- What a dead process was delivering is due at once.
+UPDATE delivery SET due_on = 0 WHERE sink = :sink AND due_on IS NOT NULL;
+
+-- name: next_delivery
+SELECT (SELECT min(due_on) FROM delivery WHERE sink = :sink AND due_on IS NOT NULL),
+       (SELECT max(seq) FROM event) > (SELECT taken FROM sink WHERE name = :sink);
+
+-- name: take_events
+-- The next events of a sink; of a request of which nothing is left from before the first is due, the others follow it.
+INSERT INTO delivery (seq, sink, request_id, attempts, due_on)
+SELECT e.seq, s.name, e.request_id, 0,
+       CASE WHEN EXISTS (SELECT 1 FROM delivery d WHERE d.sink = s.name AND d.request_id = e.request_id)
+              OR EXISTS (SELECT 1 FROM event x WHERE x.request_id = e.request_id AND x.seq > s.taken AND x.seq < e.seq)
+            THEN NULL ELSE 0 END
+  FROM sink s JOIN event e ON e.seq > s.taken
+ WHERE s.name = :sink ORDER BY e.seq LIMIT :limit;
+
+-- name: mark_taken
+UPDATE sink SET taken = coalesce(
+       (SELECT max(seq) FROM (SELECT seq FROM event WHERE seq > sink.taken ORDER BY seq LIMIT :limit)), taken)
+ WHERE name = :sink;
+
+-- name: lease_first
+-- What is due, if it is the earliest of its request: attempts to be repeated, and (due_on 0) in commit order the others.
+UPDATE delivery SET due_on = :until
+ WHERE sink = :sink
+   AND seq IN (SELECT * FROM (SELECT seq FROM delivery WHERE sink = :sink AND due_on > 0 AND due_on <= :now
+                               ORDER BY due_on LIMIT :limit / 2)
+               UNION ALL
+               SELECT * FROM (SELECT seq FROM delivery WHERE sink = :sink AND due_on = 0 ORDER BY seq LIMIT :limit))
+   AND NOT EXISTS (SELECT 1 FROM delivery d
+                    WHERE d.request_id = delivery.request_id AND d.sink = :sink AND d.seq < delivery.seq)
+RETURNING seq, attempts, request_id;
+
+-- name: lease_followers
+-- The next ones of the same requests, up to a dead one.
+UPDATE delivery SET due_on = :until
+ WHERE sink = :sink
+   AND seq IN (SELECT f.seq FROM json_each(:requests) r JOIN delivery f ON f.request_id = r.value AND f.sink = :sink
+                WHERE NOT EXISTS (SELECT 1 FROM delivery d WHERE d.request_id = f.request_id AND d.sink = :sink
+                                                             AND d.seq <= f.seq AND d.dead_on IS NOT NULL)
+                ORDER BY f.seq LIMIT :limit + json_array_length(:requests))
+RETURNING seq, attempts;
+
+-- name: delete_deliveries
+DELETE FROM delivery WHERE sink = :sink AND seq IN (SELECT value FROM json_each(:seqs));
+
+-- name: save_delivery
+UPDATE delivery SET attempts = :attempts, due_on = :due_on, dead_on = :dead_on, problem = :problem
+ WHERE sink = :sink AND seq = :seq;
+
+-- name: free_deliveries
+-- The earliest of each of these requests is due, unless it is dead or waits for its next attempt already.
+UPDATE delivery SET due_on = 0
+ WHERE due_on IS NULL AND dead_on IS NULL AND (seq, sink) IN (
+       SELECT min(d.seq), d.sink FROM json_each(:requests) r JOIN delivery d ON d.request_id = r.value
+        GROUP BY d.request_id, d.sink);
+
+-- name: list_dead
+SELECT d.sink, d.attempts, d.dead_on, d.problem,
+       (SELECT count(*) FROM delivery w WHERE w.sink = d.sink AND w.request_id = d.request_id AND w.seq > d.seq),
+       {event}
+  FROM delivery d JOIN event e ON e.seq = d.seq {owners}
+ WHERE d.dead_on IS NOT NULL
+   AND (:sink IS NULL OR d.sink = :sink)
+   AND (:accounts IS NULL OR e.account_id IN (SELECT value FROM json_each(:accounts)))
+ ORDER BY d.dead_on, d.seq LIMIT :limit OFFSET :offset;
+
+-- name: redrive_dead
+UPDATE delivery SET dead_on = NULL, attempts = 0
+ WHERE dead_on IS NOT NULL
+   AND (:sink IS NULL OR sink = :sink)
+   AND (:seqs IS NULL OR seq IN (SELECT value FROM json_each(:seqs)))
+   AND (:accounts IS NULL OR (SELECT account_id FROM event e WHERE e.seq = delivery.seq) IN
+       (SELECT value FROM json_each(:accounts)))
+RETURNING request_id;
+
+-- name: discard_dead
+DELETE FROM delivery
+ WHERE dead_on IS NOT NULL
+   AND (:sink IS NULL OR sink = :sink)
+   AND (:seqs IS NULL OR seq IN (SELECT value FROM json_each(:seqs)))
+   AND (:accounts IS NULL OR (SELECT account_id FROM event e WHERE e.seq = delivery.seq) IN
+       (SELECT value FROM json_each(:accounts)))
+RETURNING request_id;
+
+-- name: replay_events
+INSERT INTO delivery (seq, sink, request_id, attempts)
+SELECT e.seq, :sink, e.request_id, 0 FROM event e
+ WHERE e.seq > :after AND e.seq <= min(:upto, (SELECT taken FROM sink WHERE name = :sink))
+   AND (:request_id IS NULL OR e.request_id = :request_id)
+   AND (:accounts IS NULL OR e.account_id IN (SELECT value FROM json_each(:accounts)))
+   AND (:types IS NULL OR e.type IN (SELECT value FROM json_each(:types)))
+   AND (:start IS NULL OR e.made_on >= :start)
+   AND (:end IS NULL OR e.made_on <= :end)
+ ORDER BY e.seq LIMIT :limit
+ON CONFLICT DO NOTHING
+RETURNING request_id;
+
+-- name: list_sinks
+SELECT s.name,
+       (SELECT count(*) FROM event WHERE seq > s.taken)
+         + (SELECT count(*) FROM delivery WHERE sink = s.name AND dead_on IS NULL),
+       (SELECT count(*) FROM delivery WHERE sink = s.name AND dead_on IS NOT NULL),
+       (SELECT problem FROM delivery WHERE sink = s.name AND problem IS NOT NULL ORDER BY seq DESC LIMIT 1)
+  FROM sink s ORDER BY s.name;
+
+-- name: prune_events
+-- Oldest first, and never the newest: whoever follows has to find where it was.
+DELETE FROM event WHERE seq IN (
+       SELECT e.seq FROM event e
+        WHERE e.seq < min((SELECT max(seq) FROM event),
+                          coalesce((SELECT seq FROM event WHERE made_on >= :before ORDER BY seq LIMIT 1),
+                                   (SELECT max(seq) FROM event)))
+          AND e.seq <= coalesce((SELECT min(taken) FROM sink WHERE name IN (SELECT value FROM json_each(:sinks))),
+                                (SELECT max(seq) FROM event))
+          AND NOT EXISTS (SELECT 1 FROM delivery d
+                           WHERE d.seq = e.seq AND d.sink IN (SELECT value FROM json_each(:sinks)))
+        ORDER BY e.seq LIMIT :limit)
+RETURNING seq;

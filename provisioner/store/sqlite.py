@@ -30,9 +30,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import aiosqlite
 
 from provisioner.errors import Conflict, Unavailable
+from provisioner.events import events_of
 from provisioner.journal import GENESIS, digest, line_about, line_of, lines_of
 from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
 from provisioner.ports import Listing, Note, Unit
+from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.locking import lock
 from provisioner.store.migrations import migrate
@@ -152,6 +154,9 @@ class SqliteStore:
         self._units = _Gatherer(self._commit_batch)
         self._is_logged = True
         self.keys = SqliteKeys(self._read, self._transact)
+        self.events = SqliteEventLog(self._reading, self._transact)
+        self.tell: Callable[[], None] = lambda: None
+        """Set by whoever delivers events; called when some were committed."""
 
     @classmethod
     async def open(cls, path: Path) -> SqliteStore:
@@ -325,17 +330,23 @@ class SqliteStore:
 
     async def _commit_batch(self, units: list[Unit]) -> Sequence[bool | Exception]:
         try:
-            return await self._transact(partial(_write_units, units))
+            return await self._write_and_tell(units)
         except Conflict:
             outcomes: list[bool | Exception] = []
         for unit in units:
             try:
-                outcomes += await self._transact(partial(_write_units, [unit]))
+                outcomes += await self._write_and_tell([unit])
             except _FormerKey:
                 outcomes.append(False)
             except Conflict as conflict:
                 outcomes.append(conflict)
         return outcomes
+
+    async def _write_and_tell(self, units: list[Unit]) -> list[bool]:
+        winners, has_events = await self._transact(partial(_write_units, units))
+        if has_events:
+            self.tell()
+        return winners
 
     async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:
         """See `Store`."""
@@ -497,12 +508,13 @@ def _truncate_log(connection: sqlite3.Connection) -> bool:
     return not busy
 
 
-def _write_units(units: list[Unit], connection: sqlite3.Connection) -> list[bool]:
+def _write_units(units: list[Unit], connection: sqlite3.Connection) -> tuple[list[bool], bool]:
+    """Which units were written, and whether there are events among them."""
     winners = _check_guards(units, connection)
     winning = [unit for unit, wins in zip(units, winners, strict=True) if wins]
-    _write(winning, connection)
+    has_events = _write(winning, connection)
     _append([line for unit in winning for line in lines_of(unit)], connection)
-    return winners
+    return winners, has_events
 
 
 def _append(lines: Iterable[Line], connection: sqlite3.Connection) -> None:
@@ -533,8 +545,8 @@ def _check_guards(units: list[Unit], connection: sqlite3.Connection) -> list[boo
     return winners
 
 
-def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> None:
-    jobs, requests, added, credentials, bound = [], [], [], [], []
+def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
+    jobs, requests, added, credentials, bound, events = [], [], [], [], [], []
     for unit in units:
         for saved in unit.saved:
             if saved.after.job_optlock != saved.before.job_optlock:
@@ -546,15 +558,18 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> None:
         credentials += [credential_values(credential) for credential in unit.credentials]
         if unit.bound is not None:
             bound.append(row_values(unit.bound))
+        events += [row_values(event) for event in events_of(unit)]
     for name, values in (
         ("save_job", jobs),
         ("save_request", requests),
         ("add_request", added),
         ("save_credential", credentials),
         ("bind", bound),
+        ("add_event", events),
     ):
         if values:
             connection.executemany(SQL[name], values)
+    return bool(events)
 
 
 def _json(values: Sequence[object] | None) -> str | None:

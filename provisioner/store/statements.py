@@ -12,6 +12,7 @@ from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
+from provisioner.events import DomainEvent, StoredEvent
 from provisioner.lifecycle import Phase, State
 from provisioner.model import (
     Account,
@@ -80,6 +81,23 @@ _REQUEST = [
     "r.optlock",
     "r.job_optlock",
 ]
+_EVENT = [
+    "e.seq",
+    "e.nonce",
+    "e.type",
+    "e.request_id",
+    "e.account_id",
+    "e.made_on",
+    "e.originator_id",
+    "e.facts",
+    "a.name",
+    "a.uid",
+    "p.uid",
+    "o.uid",
+]
+_OWNERS = """JOIN account a ON a.id = e.account_id
+  LEFT JOIN account p ON p.id = a.parent_id
+  LEFT JOIN account o ON o.id = e.originator_account_id"""
 _CREDENTIAL = [f"c.{field.name}" for field in fields(Credential)]
 _FACTS = slice(16, 21)
 _NO_FACTS = Facts()
@@ -90,7 +108,12 @@ _CREDENTIAL_FIELDS = [field.name for field in fields(Credential)]
 def _load() -> dict[str, str]:
     text = files("provisioner.store").joinpath("queries.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
-    columns = {"{request}": ", ".join(_REQUEST), "{credential}": ", ".join(_CREDENTIAL)}
+    columns = {
+        "{request}": ", ".join(_REQUEST),
+        "{credential}": ", ".join(_CREDENTIAL),
+        "{event}": ", ".join(_EVENT),
+        "{owners}": _OWNERS,
+    }
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         sql = body
@@ -163,6 +186,11 @@ def read_user(row: Row) -> User:
     return User(*row)
 
 
+def read_event(row: Row) -> StoredEvent:
+    """An event from its columns."""
+    return StoredEvent(*row)
+
+
 def read_token(row: Row) -> Token:
     """A token from its columns."""
     return Token(row[0], row[1], Role(row[2]), *row[3:])
@@ -203,6 +231,6 @@ def credential_values(credential: Credential) -> dict[str, Any]:
     return vars(credential) | {"state": credential.state.value, "coupling": credential.coupling.value}
 
 
-def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
+def row_values(value: Account | User | Token | Bound | DomainEvent) -> dict[str, Any]:
     """Parameters of the statement that adds a row to a small table."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
