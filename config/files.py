@@ -25,7 +25,11 @@ def problems(settings: Settings) -> tuple[str, ...]:
         *_data_dir(settings.data_dir),
         *_pair("endpoint", settings.endpoint.certificate, settings.endpoint.private_key),
         *_pair("device_broker", broker.certificate, broker.private_key),
-        *_authority(broker.ca),
+        *_authority("device_broker.ca", broker.ca),
+        *_secret("events.webhook_secret_file", settings.events.webhook_secret_file),
+        *_secret("events.mqtt_login_file", settings.events.mqtt_login_file),
+        *_authority("events.webhook_ca", settings.events.webhook_ca),
+        *_authority("events.mqtt_ca", settings.events.mqtt_ca),
     )
 
 
@@ -66,16 +70,20 @@ def _pair(section: str, certificate: Path | None, private_key: Path | None) -> I
         )
 
 
-def _authority(path: Path | None) -> Iterator[str]:
+def _secret(name: str, path: Path | None) -> list[str]:
+    return [] if path is None else _readable(name, path) or _private(name, path)
+
+
+def _authority(name: str, path: Path | None) -> Iterator[str]:
     if path is None:
         return
-    if found := _readable("device_broker.ca", path):
+    if found := _readable(name, path):
         yield from found
         return
     try:
         ssl.create_default_context(cafile=str(path))
     except (ssl.SSLError, ValueError):
-        yield f"device_broker.ca {path} holds no certificate: give a PEM file."
+        yield f"{name} {path} holds no certificate: give a PEM file."
 
 
 def _readable(name: str, path: Path) -> list[str]:

@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from config.values import (
     Address,
+    AnyBrokerUrl,
     CommandLine,
     Count,
     Delay,
@@ -32,6 +35,7 @@ from config.values import (
     Share,
     Switch,
     TopicRoot,
+    WebhookUrl,
     WholeSeconds,
     Write,
 )
@@ -204,6 +208,59 @@ class Http(Section):
     )
 
 
+class Events(Section):
+    """Where domain events go; they are always kept and listed, whether somebody gets them or not."""
+
+    keep_days: Count = Field(default=30, description="Delivered events older than so many days are deleted.")
+    max_attempts: Count = Field(
+        default=20, description="An event not taken so many times is a dead letter; 20 take some nine hours."
+    )
+    timeout: Seconds = Field(default=10.0, description="A receiver has this long to take an event.")
+    webhook_url: WebhookUrl = Field(default=None, description="Every event is sent there in an HTTP POST.")
+    webhook_secret_file: OptionalFile = Field(
+        default=None, description="File with what signs them, whsec_ and base64 a line, mode 0600."
+    )
+    webhook_ca: OptionalFile = Field(
+        default=None, description="PEM file to check the receiver's certificate with, instead of the system's."
+    )
+    webhook_parallel: Count = Field(
+        default=1, description="Events on their way at once; 1 keeps commit order, more only each request's own."
+    )
+    webhook_allow_http: Switch = Field(
+        default=False, description="Let events cross a network unencrypted; loopback is always allowed."
+    )
+    mqtt_url: AnyBrokerUrl = Field(default=None, description="Every event is published at that broker.")
+    mqtt_topic: TopicRoot = Field(
+        default="provisioner/events", description="The levels in front of {account}/{type} in its topic."
+    )
+    mqtt_login_file: OptionalFile = Field(
+        default=None, description="File with user name and password for that broker, a line each, mode 0600."
+    )
+    mqtt_ca: OptionalFile = Field(
+        default=None, description="PEM file to check that broker's certificate with, instead of the system's."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.webhook_url is None:
+            return self
+        if self.webhook_secret_file is None:
+            raise ValueError("events.webhook_secret_file is missing: a webhook is signed, so its receiver can trust it")
+        parts = urlsplit(self.webhook_url)
+        if parts.scheme == "http" and not self.webhook_allow_http and not _is_loopback(parts.hostname or ""):
+            raise ValueError(
+                "events.webhook_url is http and not on this machine: use https, or set events.webhook_allow_http"
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Log(Section):
     """The log, on standard error."""
 
@@ -249,6 +306,7 @@ class Settings(Section):
     device_broker: DeviceBroker = Field(default=DeviceBroker(), description="The device broker.")
     vault: Vault = Field(default=Vault(), description="The keys of the ledger.")
     http: Http = Field(default=Http(), description="The operator API.")
+    events: Events = Field(default=Events(), description="Domain events.")
     log: Log = Field(default=Log(), description="The log.")
     chaos: Chaos = Field(
         default=Chaos(), description="For trying out firmware: how serve --chaos treats devices; else it does nothing."

@@ -68,6 +68,23 @@ def _check_broker_url(value: str, scheme: str) -> str:
     return value.rstrip("/")
 
 
+def _check_webhook_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("not a URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or (port is not None and port < 1):
+        raise ValueError("not an https URL")
+    if "@" in parts.netloc or parts.fragment or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("more than scheme, host, port, path and query")
+    return value
+
+
+def _check_any_broker_url(value: str) -> str:
+    return _check_broker_url(value, "mqtts" if value.startswith("mqtts:") else "mqtt")
+
+
 def _check_path(value: object) -> object:
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError("not a path")
@@ -120,6 +137,18 @@ OptionalSecureUrl = Annotated[
     BeforeValidator(_none_if_empty),
     _AsTextOrEmpty,
     Write('a URL such as "mqtts://broker.example:8883", or "" for the address listened on'),
+]
+WebhookUrl = Annotated[
+    Annotated[str, BeforeValidator(lambda value: _check_webhook_url(str(value)))] | None,
+    BeforeValidator(_none_if_empty),
+    _AsTextOrEmpty,
+    Write('a URL such as "https://receiver.example/events", or "" for no webhook'),
+]
+AnyBrokerUrl = Annotated[
+    Annotated[str, BeforeValidator(lambda value: _check_any_broker_url(str(value)))] | None,
+    BeforeValidator(_none_if_empty),
+    _AsTextOrEmpty,
+    Write('a URL such as "mqtts://broker.example:8883" or "mqtt://127.0.0.1:1883", or "" for none'),
 ]
 Name = Annotated[
     str,
