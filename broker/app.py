@@ -14,7 +14,7 @@ import os
 import ssl
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -26,11 +26,13 @@ from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
 from config.values import Address
 from provisioner.errors import ProvisionerError
+from provisioner.ports import EventSink
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from broker.keyring import KeySource
+    from broker.lifetime import Stepper
     from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.responder import Responder
     from broker.parts import Choices, Parts
@@ -43,6 +45,13 @@ class _Start(Protocol):
     """How the endpoint and the device broker are told to listen on one more address."""
 
     async def __call__(self, host: str, port: int, ssl: ssl.SSLContext | None = None) -> int: ...
+
+
+class Sink(EventSink, Protocol):
+    """A sink that holds connections."""
+
+    async def close(self) -> None:
+        """Close them."""
 
 
 class Misconfigured(ProvisionerError):
@@ -140,24 +149,87 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
     figures = Figures(lambda: _by_reason(responder), lambda: endpoint.counters.open, lambda: True)
     http = HttpServer(parts.api(figures))
     async with AsyncExitStack() as stack:
+        sinks = _sinks(settings)
+        for sink in sinks:
+            stack.push_async_callback(sink.close)
         stack.push_async_callback(parts.broker.close)
         works, works_tls = await _listen_both("device_broker", settings.device_broker, parts.broker.start)
         parts.devices.plain, parts.devices.secure = _told(settings, works, works_tls)
         stack.push_async_callback(http.stop)
+        stack.callback(parts.feed.close)
         api = await _listen("http.listen", settings.http.listen, http.start)
         await parts.jobs.recover()
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
         claims, claims_tls = await _listen_both("endpoint", settings.endpoint, endpoint.start)
         async with asyncio.TaskGroup() as tasks:
-            stepper = Stepper(parts.jobs.step, now, parts.wake)
-            worker = tasks.create_task(stepper.run(), name="jobs")
-            eraser = Stepper(parts.forget_wiped, now, asyncio.Event())
-            erasing = tasks.create_task(eraser.run(), name="forget wiped")
+            steppers = [
+                Stepper("jobs", parts.jobs.step, now, parts.wake),
+                Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
+                *_deliveries(settings, parts, sinks),
+            ]
+            workers = [(stepper, tasks.create_task(stepper.run(), name=stepper.name)) for stepper in steppers]
             try:
                 yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls)
             finally:
-                await stepper.end(worker, settings.endpoint.drain_time)
-                await eraser.end(erasing, settings.endpoint.drain_time)
+                await asyncio.gather(*(one.end(task, settings.endpoint.drain_time) for one, task in workers))
+
+
+def _deliveries(settings: Settings, parts: Parts, sinks: Sequence[Sink]) -> list[Stepper]:
+    """What delivers domain events, a worker a sink, and what deletes old ones."""
+    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
+    from broker.parts import now  # noqa: PLC0415  # rule 1
+    from broker.sinks import log_dead_letter  # noqa: PLC0415  # rule 1
+    from provisioner.outbox import Outbox, Retention  # noqa: PLC0415  # rule 1
+
+    log, entropy, most = parts.store.events, parts.entropy, settings.events.max_attempts
+    retention = Retention(log, [sink.name for sink in sinks], settings.events.keep_days)
+    return [
+        Stepper("retention", retention.step, now, asyncio.Event()),
+        *(
+            Stepper(sink.name, Outbox(log, sink, entropy, most, log_dead_letter).step, now, parts.deliveries.waker())
+            for sink in sinks
+        ),
+    ]
+
+
+def _sinks(settings: Settings) -> list[Sink]:
+    """Who gets every event, as the settings say. Raises `Misconfigured`."""
+    section = settings.events
+    made: list[Sink] = []
+    if section.webhook_url is not None and section.webhook_secret_file is not None:
+        from broker.parts import now  # noqa: PLC0415  # rule 1
+        from broker.sinks.webhook import Webhook, parse_secrets  # noqa: PLC0415  # rule 1
+
+        try:
+            keys = parse_secrets(section.webhook_secret_file.read_text(encoding="ascii", errors="replace"))
+        except ValueError as error:
+            raise Misconfigured((f"events.webhook_secret_file {section.webhook_secret_file} {error}.",)) from None
+        tls = _trust(section.webhook_ca) if section.webhook_url.startswith("https:") else None
+        made.append(
+            Webhook(section.webhook_url, keys, now, timeout=section.timeout, parallel=section.webhook_parallel, tls=tls)
+        )
+    if section.mqtt_url is not None:
+        from broker.sinks.mqtt import MqttTopic, parse_login  # noqa: PLC0415  # rule 1
+
+        file = section.mqtt_login_file
+        try:
+            login = None if file is None else parse_login(file.read_text(encoding="utf-8", errors="replace"))
+        except ValueError as error:
+            raise Misconfigured((f"events.mqtt_login_file {file} {error}.",)) from None
+        tls = _trust(section.mqtt_ca) if section.mqtt_url.startswith("mqtts:") else None
+        made.append(MqttTopic(section.mqtt_url, section.mqtt_topic, login=login, timeout=section.timeout, tls=tls))
+    return made
+
+
+def _sink_names(settings: Settings) -> tuple[str, ...]:
+    """The same by name: a sink gets what happens from the moment it is set up, whoever opens the ledger then."""
+    urls = {"webhook": settings.events.webhook_url, "mqtt": settings.events.mqtt_url}
+    return tuple(name for name, url in urls.items() if url is not None)
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext:
+    """What a receiver's certificate is checked with."""
+    return ssl.create_default_context(cafile=ca)
 
 
 def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:
@@ -219,6 +291,7 @@ def _choices(settings: Settings) -> Choices:
 
     claim, wrong = settings.claim, settings.wrong_keys
     return Choices(
+        sinks=_sink_names(settings),
         provision_account=settings.provision_account,
         confirm_time=claim.confirm_time,
         retry_max_attempts=claim.retry_max_attempts,

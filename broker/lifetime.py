@@ -82,9 +82,12 @@ def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 class Stepper:
-    """Calls `step` whenever it said that it is due, or `wake` is set."""
+    """Calls `step` whenever it said that it is due, or `wake` is set; `name` tells whose it is in the log."""
 
-    def __init__(self, step: Callable[[Millis], Awaitable[Millis | None]], clock: Clock, wake: asyncio.Event) -> None:
+    def __init__(
+        self, name: str, step: Callable[[Millis], Awaitable[Millis | None]], clock: Clock, wake: asyncio.Event
+    ) -> None:
+        self.name = name
         self._step = step
         self._clock = clock
         self._wake = wake
@@ -118,11 +121,11 @@ class Stepper:
             due = await self._step(now)
         except Unavailable as error:
             if error.detail != self._waits_for:
-                log.warning("jobs wait", detail=error.detail, retry_after=error.retry_after)
+                log.warning("work waits", worker=self.name, detail=error.detail, retry_after=error.retry_after)
                 self._waits_for = error.detail
             return float(error.retry_after)
         except Exception:
-            log.exception("jobs failed")
+            log.exception("work failed", worker=self.name)
             return _AFTER_FAILURE
         self._waits_for = ""
         return _LONGEST_NAP if due is None else min(_LONGEST_NAP, max(0.0, (due - self._clock()) / 1000))

@@ -22,6 +22,7 @@ from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.entropy import Pool
 from broker.http.app import create_app
+from broker.http.events import Feed
 from broker.http.metrics import registry
 from broker.keyring import KeySource, open_keyring
 from broker.mqtt import messages
@@ -32,6 +33,7 @@ from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
 from provisioner.epochs import Epochs, Keyring, enrol
 from provisioner.errors import Unavailable
+from provisioner.event_desk import EventDesk
 from provisioner.handover import Vault, new_key
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
@@ -51,7 +53,7 @@ _BETWEEN, _IN_A_MOMENT = 30_000, 1_000
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the operator of this installation decided; `confirm_time` in seconds."""
+    """What the operator of this installation decided; `confirm_time` in seconds, `sinks` by name."""
 
     provision_account: str
     confirm_time: int
@@ -59,6 +61,7 @@ class Choices:
     rules: Rules
     wrong_keys: WrongKeyRates
     key_source: KeySource = field(default_factory=KeySource)
+    sinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,27 @@ class Figures:
     device_broker: Callable[[], bool] = bool
 
 
+class Deliveries:
+    """Wakes every worker that waits for committed events."""
+
+    def __init__(self) -> None:
+        self._sleeping: list[asyncio.Event] = []
+
+    def waker(self) -> asyncio.Event:
+        """Set whenever events were committed."""
+        event = asyncio.Event()
+        self._sleeping.append(event)
+        return event
+
+    def wake(self) -> None:
+        """Events were committed, or given back to a sink."""
+        for event in self._sleeping:
+            event.set()
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A data directory at work. `broker` is not started; `wake` is set when a job became due."""
+    """A data directory at work. `broker` is not started; `wake`: a job became due; `deliveries`: an event did."""
 
     directory: DataDir
     store: SqliteStore
@@ -83,8 +104,11 @@ class Parts:
     provisioner: Provisioner
     epochs: Epochs
     oversight: Oversight
+    events: EventDesk
+    feed: Feed
     entropy: Entropy
     wake: asyncio.Event
+    deliveries: Deliveries
     is_fresh: bool
 
     def api(self, figures: Figures) -> FastAPI:
@@ -97,6 +121,8 @@ class Parts:
             self.administration,
             self.epochs,
             self.oversight,
+            self.events,
+            self.feed,
             now,
             readiness,
             registry(figures.claims, figures.connections),
@@ -191,19 +217,32 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         newest_id=await store.newest_id(),
         wake=wake.set,
     )
+    feed, deliveries = Feed(), Deliveries()
+
+    def tell() -> None:
+        feed.tell()
+        deliveries.wake()
+
+    store.tell = tell
+    events = EventDesk(store.events, administration.visible, tell)
+    for name in choices.sinks:
+        await store.events.open_sink(name)
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
     oversight = Oversight(administration, store, Reconciler(store, brokers, vault))
     return Parts(
-        directory,
-        store,
-        broker,
-        devices,
-        jobs,
-        administration,
-        provisioner,
-        epochs,
-        oversight,
-        entropy,
-        wake,
-        fresh,
+        directory=directory,
+        store=store,
+        broker=broker,
+        devices=devices,
+        jobs=jobs,
+        administration=administration,
+        provisioner=provisioner,
+        epochs=epochs,
+        oversight=oversight,
+        events=events,
+        feed=feed,
+        entropy=entropy,
+        wake=wake,
+        deliveries=deliveries,
+        is_fresh=fresh,
     )

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from broker.http import accounts, health, keys, requests
+from broker.http import accounts, events, health, keys, requests
 from broker.http import oversight as journal
 from broker.http.gate import Gate
 from broker.http.problems import MEDIA_TYPE, Problem, answer
@@ -19,6 +19,7 @@ from provisioner import __version__
 from provisioner.administration import Administration
 from provisioner.epochs import Epochs
 from provisioner.errors import ProvisionerError
+from provisioner.event_desk import EventDesk
 from provisioner.oversight import Oversight
 from provisioner.ports import Clock
 
@@ -30,13 +31,16 @@ def create_app(
     administration: Administration,
     epochs: Epochs,
     oversight: Oversight,
+    event_desk: EventDesk,
+    feed: events.Feed,
     clock: Clock,
     readiness: Callable[[], Awaitable[Mapping[str, bool]]],
     metrics_registry: CollectorRegistry,
 ) -> FastAPI:
     """The operator API over what operators may do.
 
-    `readiness` names each part and tells whether it works; it does not raise. `metrics_registry`: see `metrics.py`.
+    `feed` wakes the event streams. `readiness` names each part and tells whether it works; it does not raise.
+    `metrics_registry`: see `metrics.py`.
     """
     app = FastAPI(
         title="MQTT Provisioner",
@@ -53,6 +57,8 @@ def create_app(
     app.state.administration = administration
     app.state.epochs = epochs
     app.state.oversight = oversight
+    app.state.events = event_desk
+    app.state.feed = feed
     app.state.clock = clock
     app.state.readiness = readiness
     app.state.metrics = metrics_registry
@@ -62,6 +68,7 @@ def create_app(
         accounts.accounts,
         accounts.users,
         accounts.tokens,
+        events.router,
         keys.router,
         journal.router,
         health.router,

@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 
 from provisioner.administration import Administration
 from provisioner.epochs import Epochs
+from provisioner.event_desk import EventDesk
 from provisioner.model import Millis
 from provisioner.oversight import Oversight
 from provisioner.policy import Actor
@@ -22,6 +23,7 @@ class Call:
     administration: Administration
     epochs: Epochs
     oversight: Oversight
+    events: EventDesk
     actor: Actor
     now: Millis
 
@@ -32,7 +34,7 @@ async def _call(
 ) -> Call:
     """The gate has authenticated already; the scheme is named here for the OpenAPI document only."""
     parts = request.app.state
-    return Call(parts.administration, parts.epochs, parts.oversight, request.state.actor, parts.clock())
+    return Call(parts.administration, parts.epochs, parts.oversight, parts.events, request.state.actor, parts.clock())
 
 
 Asked = Annotated[Call, Depends(_call)]

@@ -46,7 +46,7 @@ class Work:
 async def working(work: Work, now: int = 0, patience: float = 5) -> AsyncIterator[asyncio.Event]:
     """A stepper at work; yields what wakes it."""
     wake = asyncio.Event()
-    stepper = Stepper(work.step, lambda: now, wake)
+    stepper = Stepper("jobs", work.step, lambda: now, wake)
     task = asyncio.create_task(stepper.run())
     try:
         yield wake
@@ -144,7 +144,7 @@ async def test_a_clock_that_was_set_is_told() -> None:
         return current[0]
 
     work, wake = Work(), asyncio.Event()
-    stepper = Stepper(work.step, clock, wake)
+    stepper = Stepper("jobs", work.step, clock, wake)
     with capture_logs() as logs:
         current[0] = next(times)
         task = asyncio.create_task(stepper.run())

@@ -10,12 +10,14 @@ from typing import Any, Self
 import httpx2
 
 from broker.http.app import create_app
+from broker.http.events import Feed
 from broker.http.metrics import registry
 from broker.keyring import ForeignKeys
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
 from provisioner.entities import NewAccount
 from provisioner.epochs import Epochs
+from provisioner.event_desk import EventDesk
 from provisioner.handover import Vault
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
@@ -98,7 +100,13 @@ class World:
         keyring = ForeignKeys("in this test", {"vault-1": "00" * 32, "pepper": "01" * 32}.items())
         self.epochs = Epochs(store.keys, keyring, vault, os.urandom)
         oversight = Oversight(self.administration, store, Reconciler(store, shelves, vault))
-        self.app = create_app(self.administration, self.epochs, oversight, lambda: self.now, self._readiness, figures)
+        self.feed = Feed()
+        store.tell = self.feed.tell
+        self.log = store.events
+        desk = EventDesk(store.events, self.administration.visible)
+        self.app = create_app(
+            self.administration, self.epochs, oversight, desk, self.feed, lambda: self.now, self._readiness, figures
+        )
 
     @classmethod
     async def on(cls, folder: Path) -> Self:
