@@ -32,6 +32,7 @@ _COMMANDS = {
     "drift": ("oversight:drift_app", "What device brokers hold that the ledger does not, and the reverse."),
     "backup": ("backup:backup_app", "Copy the ledger to a file, while it is used."),
     "restore": ("backup:restore_app", "Put a backup in the place of the ledger."),
+    "events": ("events:app", "What happened, as others are told it."),
     "device": ("devices:app", "Be a device: claim a credential, log in with it."),
     "fleet": ("devices:fleet_app", "Be many devices."),
     "demo": ("demo:app", "200 simulated devices get their credentials, with a live display."),

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ TokenFile = Annotated[
     ),
 ]
 _SECONDS = 30.0
+_IN_PROCESS = "in-process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,26 @@ class Api:
         """Answer to POST."""
         return await self._ask("POST", path, json=body)
 
-    async def delete(self, path: str) -> None:
-        """DELETE."""
-        await self._ask("DELETE", path)
+    async def delete(self, path: str) -> Any:
+        """Answer to DELETE."""
+        return await self._ask("DELETE", path)
+
+    async def follow(self, path: str, last_id: str | None, **parameters: Any) -> AsyncGenerator[Any]:
+        """JSON of each server-sent event behind `last_id`, until the stream breaks off; `Failed` when refused."""
+        import httpx2  # noqa: PLC0415  # --help does not wait for it
+
+        if self._http.base_url.host == _IN_PROCESS:
+            raise Failed("There is nothing to follow while no server runs: `provisioner serve` starts one.")
+        headers = {"last-event-id": last_id} if last_id else {}
+        async with self._http.stream(
+            "GET", path, params=present(parameters), headers=headers, timeout=httpx2.Timeout(_SECONDS)
+        ) as answer:
+            if not answer.is_success:
+                await answer.aread()
+                raise Failed(self._refusal(answer, answer.json()))
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
 
     async def account_id(self, name: str) -> int:
         """Id of the account with this name or id."""
@@ -90,8 +109,12 @@ class Api:
             raise Failed(f"{server} does not speak JSON: is it a provisioner?") from error
         if answer.is_success:
             return said
+        raise Failed(self._refusal(answer, said))
+
+    def _refusal(self, answer: httpx2.Response, said: Any) -> str:
         problem = said if isinstance(said, dict) else {}
-        raise Failed(str(problem.get("detail", f"{server} answers {answer.status_code}: is it a provisioner?")))
+        other = f"{printable(self._http.base_url)} answers {answer.status_code}: is it a provisioner?"
+        return str(problem.get("detail", other))
 
 
 def present(values: Mapping[str, object]) -> dict[str, Any]:
@@ -134,7 +157,7 @@ async def _opened(door: Door) -> AsyncIterator[httpx2.AsyncClient]:
     from broker import log  # noqa: PLC0415  # a fifth of a second that nobody waits for above
 
     log.configure("warning", settings.log.format)  # to standard error: the results have standard output for themselves
-    async with root.opened(settings) as application, _client("http://in-process", token, application) as http:
+    async with root.opened(settings) as application, _client(f"http://{_IN_PROCESS}", token, application) as http:
         yield http
 
 

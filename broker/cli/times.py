@@ -25,6 +25,12 @@ def parse_moment(text: str) -> int:
         ) from None
 
 
+def parse_past(text: str) -> int:
+    """As `parse_moment`, but `24h` is before now."""
+    when = parse_moment(text)
+    return 2 * round(time.time() * 1000) - when if _SPAN.fullmatch(text) else when
+
+
 def moment(millis: int | None) -> str | None:
     """A time for people, in the zone of this machine, to the second."""
     return None if millis is None else datetime.fromtimestamp(millis / 1000).astimezone().isoformat(" ", "seconds")
