@@ -28,6 +28,7 @@ import httpx2
 
 from tests.e2e.independent import IndependentDevice, Mode, Version, Wire
 from tests.e2e.packets import Address
+from tests.e2e.secret_hunt import files, left
 
 ROOT = Path(__file__).parents[2]
 START_PATIENCE = 60.0
@@ -182,8 +183,8 @@ class Program:
         assert code == 0, f"exit code {code}:\n{said[-4000:]}"
         alarms = [line[:2000] for line in self.output + self.errors if any(alarm in line for alarm in ALARMS)]
         assert not alarms, "alarming lines in the output:\n" + "".join(alarms[:5])
-        told = [secret for secret in self.secrets if secret in said]
-        assert not told, f"{len(told)} secrets of {len(self.secrets)} in the output"
+        places = [("the output", said.encode()), *files(self.data)]
+        assert (found := left(self.secrets, places)) == [], f"a secret in {', '.join(found)}"
 
     def _end(self, how: signal.Signals) -> int | None:
         if self._process is None:

@@ -4,6 +4,7 @@
 2. Hunted are activation keys, minted passwords, tokens, the provisioning logins, and the keys of the vault: in clear,
    percent-encoded, hex and base64; in logs, ledger and WAL while it runs and after its end, answers, metrics, arguments
    and environment of its processes.
+3. Every other program that the test-suite starts is looked at in the same way when it stops (`tests/e2e/program.py`).
 """
 
 from __future__ import annotations
