@@ -189,8 +189,10 @@ class Jobs:
         except Unavailable:
             gone = False
         for _ in range(_TRIES):
+            others = await self._store.find_credentials(request.id)
+            if all(other.generation != credential.generation for other in others):
+                return  # the lease ran out meanwhile, and whoever took the next one was quicker
             if gone:
-                others = await self._store.find_credentials(request.id)
                 unit = transitions.retired(
                     request, credential, others, Note(now, "retired", cause="gone, sessions closed")
                 )

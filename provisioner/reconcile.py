@@ -18,11 +18,14 @@ from provisioner.errors import Unavailable
 from provisioner.handover import Vault
 from provisioner.journal import line_of
 from provisioner.keys import secret_context
-from provisioner.lifecycle import LIVE
+from provisioner.lifecycle import LIVE, State
 from provisioner.model import Credential, Line, Millis, Secret
 from provisioner.ports import DeviceBroker, Install, Note, Store, ToInstall, Unit
 
 _PAGE = 500
+
+_MAY_BE_THERE = LIVE | {State.MINTED}
+"""A minted one is on its way in: taken out, it would be refused for good when its install is committed."""
 
 
 class Kind(StrEnum):
@@ -78,7 +81,7 @@ class Reconciler:
         found = []
         for username in sorted(there):
             credential = await self._store.find_username(broker, username)
-            if credential is None or credential.state not in LIVE:
+            if credential is None or credential.state not in _MAY_BE_THERE:
                 found.append(Difference(broker, username, Kind.UNKNOWN, credential))
         return found
 
@@ -110,7 +113,8 @@ class Reconciler:
         if difference.kind is Kind.UNKNOWN:
             # Somebody may have minted it between the two looks; only what is still not in force goes.
             current = await self._store.find_username(difference.device_broker, difference.username)
-            if (current is None or current.state not in LIVE) and (await broker.revoke([difference.username]))[0]:
+            unwanted = current is None or current.state not in _MAY_BE_THERE
+            if unwanted and (await broker.revoke([difference.username]))[0]:
                 await self._tell(note, credential)
         elif credential is not None and difference.kind is Kind.MISSING and credential.secret_sealed is not None:
             password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())

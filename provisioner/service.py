@@ -349,8 +349,7 @@ class Provisioner:
         now: Millis,
     ) -> Offer:
         broker = self._brokers.get(request.device_broker)
-        address = None if broker is None else broker.address(secure=request.secure_url)
-        if address is None:
+        if broker is None or (address := broker.address(secure=request.secure_url)) is None:
             raise Unavailable("the device broker has no address to offer", retry_after=60)
         if conversation.nonce is not None and conversation.keys.seal is None:
             raise Rejected(Reason.ABANDONED, "the key of this request was wiped; it needs a new one", step="mint")
@@ -359,7 +358,7 @@ class Provisioner:
             generation=credential.generation,
             server_time=now,
             confirm_before=credential.confirm_before,
-            confirm=request.confirm,
+            confirm=Confirm.ACK if request.confirm is Confirm.EITHER and not broker.sees_logins else request.confirm,
             coupling=credential.coupling,
             client_id=credential.client_id,
             username=credential.username,
@@ -408,7 +407,7 @@ class Provisioner:
         if ack.generation == request.proved_generation and request.phase in (Phase.CONFIRMED, Phase.RENEWING):
             return await self._settle_proved(ack, request, now)
         if newest is None or ack.generation != newest.generation:
-            if ack.generation > request.generation:
+            if ack.generation > dossier.last_generation:
                 raise Rejected(Reason.BAD_REQUEST, "no such generation was offered", step="confirm")
             raise Rejected(Reason.SUPERSEDED, "that generation is retired", step="confirm", generation=ack.generation)
         if newest.state is State.RETIRED or (newest.state is State.RETIRING and ack.result is not Result.FAILED):

@@ -10,7 +10,7 @@ steady clock; what to do next comes out of `take()`; `due` says when `tick` is w
    It never makes the device stop, forget, switch mode or send its key.
 3. A sealed offer is its own proof; one that is not sealed as we asked is none.
 4. The new credential is written to the free slot, read back, then made current (`flash`). The former one becomes
-   current again only after the device broker itself refused the new one three times.
+   current again only after the device broker itself refused the new one three times, or the new one is superseded.
 5. A connection on which two messages in a row found no reply is given up: it may be open at this end only.
 """
 
@@ -236,7 +236,7 @@ class Device:
             case "progress", "noted":
                 self._todo.progress = self._todo.progress[1:]
                 self._end(now)
-            case "failed", "noted" | "superseded":
+            case ("failed", "noted") | ("failed" | "stored" | "progress", "superseded"):
                 slots.go_back(self._flash)
                 self.credential = slots.load(self._flash)
                 self._claim_anew(now)

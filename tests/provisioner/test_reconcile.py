@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from provisioner.errors import Unavailable
+from provisioner.errors import Rejected, Unavailable
 from provisioner.jobs import RECONCILE_EVERY
 from provisioner.lifecycle import Phase
+from provisioner.ports import Install
 from provisioner.reconcile import Drift, Kind, Reconciler
 from tests.provisioner.conftest import ADMIN, CueBroker, World
 
@@ -43,6 +44,16 @@ async def test_a_retired_name_that_came_back_is_taken_out(world: World) -> None:
     world.broker.live += [offer.username]
     await reconciler(world).mend(world.now)
     assert world.broker.live == []
+
+
+async def test_a_credential_on_its_way_in_is_left_alone(world: World) -> None:
+    device = world.device(await world.request())
+    world.broker.outcome = Install.LATER
+    with pytest.raises(Rejected):
+        await device.claim()
+    world.broker.live += ["p.acme.dev-1.g1"]  # it is in, and its answer was lost
+    assert await reconciler(world).mend(world.now) == Drift()
+    assert world.broker.live == ["p.acme.dev-1.g1"]
 
 
 async def test_an_offered_credential_that_the_broker_forgot_is_put_back(world: World) -> None:

@@ -466,3 +466,21 @@ async def test_status_stays_the_operators_switch(world: World) -> None:
     assert await reason_of(world.device(created).claim()) is Reason.DISABLED
     await world.administration.enable(ADMIN, created.request.id, world.now)
     assert (await world.device(created).claim()).generation == 1
+
+
+async def test_an_ack_of_a_former_requests_generation_is_superseded(world: World) -> None:
+    device = world.device(await world.request())
+    await device.claim()
+    await device.ack()
+    replaced = await world.request(overwrite=True, generate_key=False, activation_key=Secret(device.key))
+    assert replaced.request.generation == 0
+    for result in (Result.STORED, Result.FAILED):
+        assert await reason_of(device.ack(1, result)) is Reason.SUPERSEDED
+    assert await reason_of(device.ack(2)) is Reason.BAD_REQUEST
+
+
+async def test_an_offer_asks_for_an_ack_where_logins_cannot_be_seen(world: World) -> None:
+    device = world.device(await world.request())
+    assert (await device.claim()).confirm is Confirm.EITHER
+    world.broker.sees_logins = False
+    assert (await device.claim()).confirm is Confirm.ACK

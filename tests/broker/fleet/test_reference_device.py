@@ -410,6 +410,23 @@ def test_three_refused_logins_mean_failed_and_a_new_request_id() -> None:
     assert stage.device.state is State.CONFIRMED
 
 
+@pytest.mark.parametrize("progress", [(), ("APPS_INSTALLING",)])
+def test_a_superseded_renewal_gives_way_to_the_credential_before_it(progress: tuple[str, ...]) -> None:
+    stage = Stage(Options(finish=Finish.ACK, progress=progress)).start().offer()
+    if progress:
+        stage.answer("noted")
+    stage.answer("confirmed", generation=1)
+    stage.device.renew(stage.now)
+    stage.settle().offer(generation=2)
+    assert stage.device.credential is not None
+    assert stage.device.credential.generation == 2
+    stage.answer("superseded", generation=2)
+    assert stage.device.credential.generation == 1
+    kept = load(stage.flash)
+    assert kept is not None
+    assert kept.generation == 1
+
+
 def test_failed_after_confirmation_stops() -> None:
     stage = Stage().start().offer().turn_away().wait().turn_away().wait().turn_away().answer("already-provisioned")
     assert stage.device.state is State.STOPPED
