@@ -5,6 +5,8 @@
 2. A confirmed credential cannot be put back, as its password was wiped: its request is set to rotate, so the device's
    next claim gets it a new one instead of `already-provisioned`.
 3. Names without our prefix are somebody else's: device brokers do not list them, and nothing here touches them.
+4. Devices come and go between two looks: what seems to be missing is looked for twice, and looked up in the ledger
+   once more on both sides of its repair.
 """
 
 from __future__ import annotations
@@ -73,8 +75,13 @@ class Reconciler:
                 unreachable.append(name)
                 continue
             differences += await self._unknown(name, there)
-            if not broker.asks_ledger:
-                differences += await self._missing(name, there)
+            if not broker.asks_ledger and (suspects := await self._missing(name, there)):
+                try:
+                    there = set(await broker.list())
+                except Unavailable:
+                    unreachable.append(name)
+                    continue
+                differences += await self._still_missing(suspects, there)
         return Drift(tuple(differences), tuple(unreachable))
 
     async def _unknown(self, broker: str, there: set[str]) -> list[Difference]:
@@ -85,16 +92,26 @@ class Reconciler:
                 found.append(Difference(broker, username, Kind.UNKNOWN, credential))
         return found
 
-    async def _missing(self, broker: str, there: set[str]) -> list[Difference]:
-        found: list[Difference] = []
+    async def _missing(self, broker: str, there: set[str]) -> list[Credential]:
+        found: list[Credential] = []
         after = ""
         while page := await self._store.find_live(broker, after, _PAGE):
-            for credential in page:
-                if credential.username not in there:
-                    kind = Kind.LOST if credential.secret_sealed is None else Kind.MISSING
-                    found.append(Difference(broker, credential.username, kind, credential))
+            found += [credential for credential in page if credential.username not in there]
             after = page[-1].username
         return found
+
+    async def _still_missing(self, suspects: list[Credential], there: set[str]) -> list[Difference]:
+        found = []
+        for suspect in suspects:
+            if suspect.username not in there and (credential := await self._in_force(suspect)) is not None:
+                kind = Kind.LOST if credential.secret_sealed is None else Kind.MISSING
+                found.append(Difference(credential.device_broker, credential.username, kind, credential))
+        return found
+
+    async def _in_force(self, credential: Credential) -> Credential | None:
+        """The credential as it is now; None: it is not in force any more."""
+        current = await self._store.find_username(credential.device_broker, credential.username)
+        return current if current is not None and current.state in LIVE else None
 
     async def mend(self, now: Millis) -> Drift:
         """Compare and put right what can be; what is returned was found. Each deed has its line in the journal."""
@@ -116,17 +133,27 @@ class Reconciler:
             unwanted = current is None or current.state not in _MAY_BE_THERE
             if unwanted and (await broker.revoke([difference.username]))[0]:
                 await self._tell(note, credential)
-        elif credential is not None and difference.kind is Kind.MISSING and credential.secret_sealed is not None:
-            password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
-            if (await broker.install([ToInstall(credential, password)]))[0] is Install.DONE:
-                await self._tell(note, credential)
-        elif credential is not None:
-            await self._rotate(credential, note)
+        elif credential is not None and (current := await self._in_force(credential)) is not None:
+            if current.secret_sealed is None:
+                await self._rotate(current, note)
+            else:
+                await self._put_back(broker, current, current.secret_sealed, note)
+
+    async def _put_back(self, broker: DeviceBroker, credential: Credential, sealed: str, note: Note) -> None:
+        password = Secret(self._vault.open(sealed, secret_context(credential)).decode())
+        if (await broker.install([ToInstall(credential, password)]))[0] is not Install.DONE:
+            return
+        await self._tell(note, credential)
+        if await self._in_force(credential) is None:
+            # It was retired meanwhile, and its own job may have been through before us.
+            await broker.revoke([credential.username])
 
     async def _rotate(self, credential: Credential, note: Note) -> None:
         dossier = await self._store.find_request(credential.request_id)
         if dossier is None or dossier.request.rotate_wanted or not dossier.request.reuse_key:
             return
+        if dossier.request.proved_generation != credential.generation:
+            return  # replaced meanwhile
         saved = transitions.changed(dossier.request, rotate_wanted=True, retry_count=0)
         await self._store.commit(Unit(note, saved=(saved,)))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
+
 import pytest
 
 from provisioner.errors import Rejected, Unavailable
 from provisioner.jobs import RECONCILE_EVERY
 from provisioner.lifecycle import Phase
-from provisioner.ports import Install
+from provisioner.ports import Install, ToInstall
 from provisioner.reconcile import Drift, Kind, Reconciler
 from tests.provisioner.conftest import ADMIN, CueBroker, World
 
@@ -124,3 +126,65 @@ async def test_a_broker_that_asks_the_ledger_can_miss_nothing(world: World, asks
     world.broker.live.clear()
     world.broker.asks_ledger = asks
     assert len((await reconciler(world).compare()).differences) == (0 if asks else 1)
+
+
+class Meanwhile(CueBroker):
+    """The device broker of a world, where something happens while it is asked; it keeps no names of the retired."""
+
+    def __init__(self, world: World, act: Callable[[], Awaitable[object]]) -> None:
+        super().__init__()
+        self._world = world
+        self._act: Callable[[], Awaitable[object]] | None = act
+
+    async def _once(self) -> None:
+        act, self._act = self._act, None
+        if act is not None:
+            await act()
+
+    async def list(self) -> Sequence[str]:
+        found = tuple(self._world.broker.live)
+        await self._once()
+        return found
+
+    async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        await self._once()
+        self._world.broker.live += [item.credential.username for item in items]
+        return [Install.DONE] * len(items)
+
+    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+        return await self._world.broker.revoke(usernames)
+
+
+async def test_a_device_that_comes_between_two_looks_is_not_missing(world: World) -> None:
+    created = await world.request()
+
+    async def arrive() -> None:
+        device = world.device(created)
+        await device.claim()
+        await device.ack()
+
+    broker = Meanwhile(world, arrive)
+    assert await Reconciler(world.store, {"embedded": broker}, world.vault).mend(world.now) == Drift()
+    request = await world.read(created.request.id)
+    assert (request.phase, request.rotate_wanted, request.retry_count) == (Phase.CONFIRMED, False, 1)
+
+
+class Late(Meanwhile):
+    """The same, with the event while it installs."""
+
+    async def list(self) -> Sequence[str]:
+        return tuple(self._world.broker.live)
+
+
+async def test_what_is_retired_while_it_is_put_back_is_taken_out_again(world: World) -> None:
+    created = await world.request()
+    offer = await world.device(created).claim()
+    world.broker.live.clear()
+
+    async def retire() -> None:
+        await world.administration.stop(ADMIN, created.request.id, world.now)
+        await world.run_jobs()
+
+    drift = await Reconciler(world.store, {"embedded": Late(world, retire)}, world.vault).mend(world.now)
+    assert kinds(drift) == [(offer.username, Kind.MISSING)]
+    assert world.broker.live == []
