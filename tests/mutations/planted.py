@@ -1,0 +1,206 @@
+"""The list of planted bugs, and how one is tried.
+
+1. A mutation is applied to a copy of the tree, never to the tree itself.
+2. What it replaces must stand in its file exactly once: a mutation that no longer applies is an error, no success.
+3. Each named test must fail by itself; one that passes is the finding.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_COPIED = ("broker", "provisioner", "certs", "config", "tests", "pyproject.toml")
+_FAILED = 1
+"""pytest's exit code when tests ran and some failed."""
+
+_SERVICE = "tests/provisioner/test_service.py"
+_STORE = "tests/provisioner/test_store.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """`before` in `file` becomes `after`, which breaks what `rule` says; `tests` are those that must notice."""
+
+    name: str
+    rule: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "mint-each",
+        "a repeated claim gets the same credential (3)",
+        "provisioner/service.py",
+        "        return await self._offer_again(claim, dossier, conversation, now)\n",
+        "        return await self._mint(claim, dossier, conversation, now)\n",
+        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential",),
+    ),
+    Mutation(
+        "reply-before-install",
+        "no offer before the credential works at the device broker (2)",
+        "provisioner/service.py",
+        "        if unit is None:\n"
+        '            raise self._wait("the device broker is not ready", "install")\n'
+        "        return offer\n",
+        "        return offer\n",
+        (
+            f"{_SERVICE}::test_an_install_that_takes_long_is_waited_for_and_then_offered",
+            f"{_SERVICE}::test_a_device_broker_that_is_away_is_tried_again",
+        ),
+    ),
+    Mutation(
+        "reply-before-commit",
+        "nothing leaves before it is committed (1)",
+        "provisioner/store/sqlite.py",
+        "        return await self._units.ask(unit)\n",
+        "        self._units.ask(unit).add_done_callback(lambda done: done.exception())\n        return True\n",
+        (
+            f"{_STORE}::test_a_commit_that_fails_is_no_answer_and_the_next_one_works",
+            f"{_STORE}::test_a_stale_unit_changes_nothing",
+        ),
+    ),
+    Mutation(
+        "delete-instead-of-disable",
+        "generations never restart and names are never used again (5)",
+        "provisioner/store/sqlite.py",
+        '                connection.execute(SQL["delete_bound"], {"id": before.id})\n',
+        '                connection.execute(SQL["delete_bound"], {"id": before.id})\n'
+        '                connection.execute("DELETE FROM credential WHERE request_id = ?", (before.id,))\n',
+        (f"{_SERVICE}::test_generations_go_on_when_the_request_is_deleted_or_replaced",),
+    ),
+    Mutation(
+        "burn-on-first-use",
+        "a lost message never locks a device out (6)",
+        "provisioner/service.py",
+        "        request, credential = dossier.request, _there(dossier.credential)\n        policy.check_kind(claim)\n",
+        "        request, credential = dossier.request, _there(dossier.credential)\n"
+        "        if credential.state is State.OFFERED:\n"
+        '            raise Rejected(Reason.ALREADY_PROVISIONED, step="mint")\n'
+        "        policy.check_kind(claim)\n",
+        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential",),
+    ),
+    Mutation(
+        "requestids-forgotten",
+        "a requestId of a retired generation changes nothing (4)",
+        "provisioner/service.py",
+        "        self._check_not_superseded(dossier)\n",
+        "",
+        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded",),
+    ),
+    Mutation(
+        "limit-before-verify",
+        "a right key is never refused because of others' failures (7)",
+        "provisioner/authentication.py",
+        "        if proved and dossier is not None:\n            return\n        origin = message.origin\n",
+        "        origin = message.origin\n"
+        "        if proved and dossier is not None:\n"
+        "            self._admission.check_failure(\n"
+        "                message.user, message.client_id, origin.source, origin.connection, now\n"
+        "            )\n"
+        "            return\n",
+        (f"{_SERVICE}::test_wrong_keys_are_slowed_down_and_the_right_one_never",),
+    ),
+    Mutation(
+        "key-kept",
+        "the activation key is wiped on confirmation (8)",
+        "provisioner/transitions.py",
+        "        rotate_wanted=False,\n        keys_sealed=keys_sealed,\n    )\n    leaving",
+        "        rotate_wanted=False,\n    )\n    leaving",
+        (f"{_SERVICE}::test_the_key_is_wiped_on_confirmation",),
+    ),
+    Mutation(
+        "password-kept",
+        "the minted password is wiped once it is confirmed or retired (8)",
+        "provisioner/transitions.py",
+        "    return evolve(credential, state=state, secret_sealed=None, due_on=None, attempts=0, settled_on=now)\n",
+        "    return evolve(credential, state=state, due_on=None, attempts=0, settled_on=now)\n",
+        (f"{_STORE}::test_nothing_of_the_minted_password_stays_after_confirmation",),
+    ),
+    Mutation(
+        "renewal-retires-first",
+        "the proved credential lives until the next one is confirmed (5)",
+        "provisioner/lifecycle.py",
+        "LIVE = frozenset((State.INSTALLED, State.OFFERED, State.CONFIRMED))\n",
+        "LIVE = frozenset((State.INSTALLED, State.OFFERED))\n",
+        (f"{_SERVICE}::test_rotation_keeps_the_old_credential_until_the_new_one_is_proved",),
+    ),
+    Mutation(
+        "offers-live-for-ever",
+        "an offer that nobody confirmed is retired (table of phases)",
+        "provisioner/jobs.py",
+        "            # The row is read after the lease took its `due_on`, so the confirm time itself decides.\n"
+        "            if credential.confirm_before <= now:\n",
+        "            if False:\n",
+        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded",),
+    ),
+    Mutation(
+        "tight-is-loose",
+        "a tight credential works under its own client id alone",
+        "provisioner/service.py",
+        "        if client_id == credential.client_id:\n            return True\n",
+        "        return True\n",
+        (
+            f"{_SERVICE}::test_the_first_login_confirms",
+            f"{_SERVICE}::test_a_loose_credential_serves_any_id_nobody_else_holds",
+        ),
+    ),
+    Mutation(
+        "stale-writes-win",
+        "duplicates and two workers make one mint (3)",
+        "provisioner/store/sqlite.py",
+        "        winners.append(wins)\n",
+        "        winners.append(True)\n",
+        (f"{_STORE}::test_a_stale_unit_changes_nothing", f"{_STORE}::test_units_at_once_are_judged_one_by_one"),
+    ),
+    Mutation(
+        "foreign-users-taken-out",
+        "what is on its way in is not taken out as unknown (reconciliation)",
+        "provisioner/reconcile.py",
+        "_MAY_BE_THERE = LIVE | {State.MINTED}\n",
+        "_MAY_BE_THERE = frozenset[State]()\n",
+        ("tests/provisioner/test_reconcile.py::test_nothing_is_found_where_nothing_is_wrong",),
+    ),
+)
+
+
+class DoesNotApply(Exception):
+    """What a mutation replaces is not there, or more than once."""
+
+
+def mutated(mutation: Mutation) -> str:
+    """Text of the mutated file. Raises `DoesNotApply`."""
+    text = (ROOT / mutation.file).read_text(encoding="utf-8")
+    if text.count(mutation.before) != 1:
+        raise DoesNotApply(f"{mutation.name}: {mutation.file} has {text.count(mutation.before)} such places, not one")
+    return text.replace(mutation.before, mutation.after)
+
+
+def unnoticed(mutation: Mutation) -> list[str]:
+    """Plant the bug in a copy of the tree; the named tests that do not fail on it."""
+    text = mutated(mutation)
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        tree = Path(folder)
+        for name in _COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, tree / name)
+        (tree / mutation.file).write_text(text, encoding="utf-8")
+        return [test for test in mutation.tests if _run(tree, test) != _FAILED]
+
+
+def _run(tree: Path, test: str) -> int:
+    command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", test)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COVERAGE_"))}
+    ended = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=300, check=False)
+    return ended.returncode
