@@ -16,7 +16,7 @@ from broker.mqtt import messages
 from broker.mqtt.messages import Body
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
-from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
+from provisioner.errors import ProvisionerError, Reason, Refused, Rejected, Unavailable
 from provisioner.handover import Vault
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
@@ -194,6 +194,8 @@ class Service:
                     rules.check_right_key(letter.client_id, outcome.reason)
                 if letter.key == 0 and outcome.reason not in (Reason.DENIED, Reason.SLOW_DOWN):
                     raise Broken("rule 7", f"a wrong key was told {outcome.reason}")
+            if isinstance(outcome, Refused):
+                raise Broken("errors", f"a message was answered as if an operator had sent it: {outcome}")
             if letter.key == 0 and isinstance(outcome, (Offer, Taken)):
                 raise Broken("rule 7", "a wrong key was good for an answer")
 
