@@ -22,6 +22,8 @@ _FAILED = 1
 
 _SERVICE = "tests/provisioner/test_service.py"
 _STORE = "tests/provisioner/test_store.py"
+_JOBS = "tests/provisioner/test_jobs.py"
+_WORLDS = "tests/simulation/test_simulation.py::test_no_rule_breaks_in_a_few_worlds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ MUTATIONS = (
         "provisioner/service.py",
         "        return await self._offer_again(claim, dossier, conversation, now)\n",
         "        return await self._mint(claim, dossier, conversation, now)\n",
-        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential",),
+        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential", _WORLDS),
     ),
     Mutation(
         "reply-before-install",
@@ -56,6 +58,7 @@ MUTATIONS = (
         (
             f"{_SERVICE}::test_an_install_that_takes_long_is_waited_for_and_then_offered",
             f"{_SERVICE}::test_a_device_broker_that_is_away_is_tried_again",
+            _WORLDS,
         ),
     ),
     Mutation(
@@ -67,6 +70,7 @@ MUTATIONS = (
         (
             f"{_STORE}::test_a_commit_that_fails_is_no_answer_and_the_next_one_works",
             f"{_STORE}::test_a_stale_unit_changes_nothing",
+            _WORLDS,
         ),
     ),
     Mutation(
@@ -76,7 +80,7 @@ MUTATIONS = (
         '                connection.execute(SQL["delete_bound"], {"id": before.id})\n',
         '                connection.execute(SQL["delete_bound"], {"id": before.id})\n'
         '                connection.execute("DELETE FROM credential WHERE request_id = ?", (before.id,))\n',
-        (f"{_SERVICE}::test_generations_go_on_when_the_request_is_deleted_or_replaced",),
+        (f"{_SERVICE}::test_generations_go_on_when_the_request_is_deleted_or_replaced", _WORLDS),
     ),
     Mutation(
         "burn-on-first-use",
@@ -87,7 +91,7 @@ MUTATIONS = (
         "        if credential.state is State.OFFERED:\n"
         '            raise Rejected(Reason.ALREADY_PROVISIONED, step="mint")\n'
         "        policy.check_kind(claim)\n",
-        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential",),
+        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential", _WORLDS),
     ),
     Mutation(
         "requestids-forgotten",
@@ -95,7 +99,7 @@ MUTATIONS = (
         "provisioner/service.py",
         "        self._check_not_superseded(dossier)\n",
         "",
-        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded",),
+        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded", _WORLDS),
     ),
     Mutation(
         "limit-before-verify",
@@ -108,7 +112,7 @@ MUTATIONS = (
         "                message.user, message.client_id, origin.source, origin.connection, now\n"
         "            )\n"
         "            return\n",
-        (f"{_SERVICE}::test_wrong_keys_are_slowed_down_and_the_right_one_never",),
+        (f"{_SERVICE}::test_wrong_keys_are_slowed_down_and_the_right_one_never", _WORLDS),
     ),
     Mutation(
         "key-kept",
@@ -116,7 +120,7 @@ MUTATIONS = (
         "provisioner/transitions.py",
         "        rotate_wanted=False,\n        keys_sealed=keys_sealed,\n    )\n    leaving",
         "        rotate_wanted=False,\n    )\n    leaving",
-        (f"{_SERVICE}::test_the_key_is_wiped_on_confirmation",),
+        (f"{_SERVICE}::test_the_key_is_wiped_on_confirmation", _WORLDS),
     ),
     Mutation(
         "password-kept",
@@ -124,7 +128,7 @@ MUTATIONS = (
         "provisioner/transitions.py",
         "    return evolve(credential, state=state, secret_sealed=None, due_on=None, attempts=0, settled_on=now)\n",
         "    return evolve(credential, state=state, due_on=None, attempts=0, settled_on=now)\n",
-        (f"{_STORE}::test_nothing_of_the_minted_password_stays_after_confirmation",),
+        (f"{_STORE}::test_nothing_of_the_minted_password_stays_after_confirmation", _WORLDS),
     ),
     Mutation(
         "renewal-retires-first",
@@ -132,7 +136,7 @@ MUTATIONS = (
         "provisioner/lifecycle.py",
         "LIVE = frozenset((State.INSTALLED, State.OFFERED, State.CONFIRMED))\n",
         "LIVE = frozenset((State.INSTALLED, State.OFFERED))\n",
-        (f"{_SERVICE}::test_rotation_keeps_the_old_credential_until_the_new_one_is_proved",),
+        (f"{_SERVICE}::test_rotation_keeps_the_old_credential_until_the_new_one_is_proved", _WORLDS),
     ),
     Mutation(
         "offers-live-for-ever",
@@ -141,7 +145,7 @@ MUTATIONS = (
         "            # The row is read after the lease took its `due_on`, so the confirm time itself decides.\n"
         "            if credential.confirm_before <= now:\n",
         "            if False:\n",
-        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded",),
+        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded", _WORLDS),
     ),
     Mutation(
         "tight-is-loose",
@@ -160,7 +164,11 @@ MUTATIONS = (
         "provisioner/store/sqlite.py",
         "        winners.append(wins)\n",
         "        winners.append(True)\n",
-        (f"{_STORE}::test_a_stale_unit_changes_nothing", f"{_STORE}::test_units_at_once_are_judged_one_by_one"),
+        (
+            f"{_STORE}::test_a_stale_unit_changes_nothing",
+            f"{_STORE}::test_units_at_once_are_judged_one_by_one",
+            _WORLDS,
+        ),
     ),
     Mutation(
         "foreign-users-taken-out",
@@ -169,6 +177,79 @@ MUTATIONS = (
         "_MAY_BE_THERE = LIVE | {State.MINTED}\n",
         "_MAY_BE_THERE = frozenset[State]()\n",
         ("tests/provisioner/test_reconcile.py::test_nothing_is_found_where_nothing_is_wrong",),
+    ),
+    Mutation(
+        "password-wiped-with-the-offer",
+        "the password is kept until it is confirmed or retired, for repeats (8)",
+        "provisioner/transitions.py",
+        "    return evolve(credential, state=state, due_on=credential.confirm_before, attempts=0)\n",
+        "    return evolve(\n"
+        "        credential, state=state, due_on=credential.confirm_before, attempts=0, secret_sealed=None\n"
+        "    )\n",
+        (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential", _WORLDS),
+    ),
+    Mutation(
+        "sealing-key-wiped",
+        "K_seal stays on confirmation where the request may use it again (8)",
+        "provisioner/keys.py",
+        "    if request.reuse_key and keys.seal is not None:\n",
+        "    if request.reuse_key and keys.seal is None:\n",
+        (f"{_SERVICE}::test_rotation_keeps_the_old_credential_until_the_new_one_is_proved", _WORLDS),
+    ),
+    Mutation(
+        "sent-is-stored",
+        "a reply that was sent says nothing about the device (table of phases)",
+        "provisioner/service.py",
+        "        self._authentication.note_offered(claim, request.id)\n        return offer\n\n    @staticmethod\n",
+        "        sent = await self._store.find_request(request.id)\n"
+        "        if sent is not None and sent.credential is not None:\n"
+        '            await self._confirm(sent.request, sent.credential, Note(now, "claim"))\n'
+        "        return offer\n\n    @staticmethod\n",
+        (f"{_SERVICE}::test_a_proved_claim_moves_the_confirm_time_at_most_a_day", _WORLDS),
+    ),
+    Mutation(
+        "any-generation-confirms",
+        "an ack is about its own generation (table of phases)",
+        "provisioner/service.py",
+        "        if newest is None or ack.generation != newest.generation:\n            if ack",
+        "        if newest is None:\n            if ack",
+        (f"{_SERVICE}::test_an_ack_of_what_was_never_offered_is_refused",),
+    ),
+    Mutation(
+        "renewal-withdraws-first",
+        "a renewal takes nothing away before the next one is proved (5)",
+        "provisioner/service.py",
+        "            if request.phase is Phase.CONFIRMED:\n                return await self._mint",
+        "            if request.phase is Phase.CONFIRMED:\n"
+        "                credentials = await self._store.find_credentials(request.id)\n"
+        "                saved, leaving = transitions.withdraw(request, credentials, now)\n"
+        '                await self._commit(Unit(Note(now, "claim"), saved=(saved,), credentials=leaving))\n'
+        "                return await self._mint",
+        (f"{_SERVICE}::test_rotation_keeps_the_old_credential_until_the_new_one_is_proved", _WORLDS),
+    ),
+    Mutation(
+        "retired-without-an-answer",
+        "a credential is retired once the device broker said that it is gone (5)",
+        "provisioner/jobs.py",
+        "        except Unavailable:\n            gone = False\n",
+        "        except Unavailable:\n            gone = True\n",
+        (_WORLDS,),
+    ),
+    Mutation(
+        "slower-than-its-lease",
+        "whoever was slower than its lease changes nothing (jobs)",
+        "provisioner/jobs.py",
+        "            if all(other.generation != credential.generation for other in others):\n",
+        "            if False:\n",
+        (f"{_JOBS}::test_who_was_slower_than_its_lease_does_not_bring_a_retired_credential_back",),
+    ),
+    Mutation(
+        "window-ends-the-hand-over",
+        "an offer made inside the window may be offered again after it (9)",
+        "provisioner/service.py",
+        "        if credential.confirm_before <= now:\n            note",
+        "        if credential.confirm_before <= now or policy.is_lapsed(request, now):\n            note",
+        (f"{_SERVICE}::test_the_window_gates_the_start",),
     ),
 )
 
