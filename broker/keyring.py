@@ -117,11 +117,11 @@ class ForeignKeys:
 
     def add(self, epoch: int, key: bytes) -> bytes:
         """See `Keyring`."""
-        raise NotImplementedError("keys that are not ours are not made by us")
+        raise Unusable("Keys that are kept elsewhere are made there.")
 
     def destroy(self, epoch: int) -> None:
         """See `Keyring`."""
-        raise NotImplementedError("keys that are not ours are not destroyed by us")
+        raise Unusable("Keys that are kept elsewhere are destroyed there.")
 
 
 def _credentials(folder: Path) -> Iterable[tuple[str, str]]:
