@@ -115,11 +115,11 @@ class ForeignKeys:
         self.pepper = keys.pop(_PEPPER)
         self.keys = {int(name.removeprefix("vault-")): key for name, key in keys.items()}
 
-    def add(self, epoch: int, key: bytes) -> bytes:
+    def add(self, epoch: int, key: bytes) -> bytes:  # noqa: ARG002  # the names are those of `Keyring`
         """See `Keyring`."""
         raise Unusable("Keys that are kept elsewhere are made there.")
 
-    def destroy(self, epoch: int) -> None:
+    def destroy(self, epoch: int) -> None:  # noqa: ARG002  # as above
         """See `Keyring`."""
         raise Unusable("Keys that are kept elsewhere are destroyed there.")
 
