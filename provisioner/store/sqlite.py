@@ -350,14 +350,20 @@ class SqliteStore:
 
     async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:
         """See `Store`."""
-        leased = await self._change("lease_due", {"now": now, "until": until, "limit": limit})
-        found = []
-        for request_id, generation in leased:
-            dossier = await self.find_request(request_id)
-            credentials = {one.generation: one for one in await self.find_credentials(request_id)}
-            if dossier is not None and generation in credentials:
-                found.append((credentials[generation], dossier))
-        return found
+        values = {"now": now, "until": until, "limit": limit}
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Credential, Dossier]]:
+            # Read where nobody can write: a credential and its request that do not fit make no step.
+            found = []
+            for request_id, generation in connection.execute(SQL["lease_due"], values).fetchall():
+                rows = connection.execute(SQL["find_request"], {"id": request_id}).fetchall()
+                credentials = map(read_credential, connection.execute(SQL["find_credentials"], {"id": request_id}))
+                credential = next((one for one in credentials if one.generation == generation), None)
+                if rows and credential is not None:
+                    found.append((credential, read_dossier(rows[0][1:])))
+            return found
+
+        return await self._transact(work)
 
     async def release_leases(self) -> None:
         """See `Store`."""

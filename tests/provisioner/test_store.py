@@ -7,8 +7,11 @@ import errno
 import os
 import sqlite3
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -19,8 +22,11 @@ from provisioner.model import JobStatus
 from provisioner.ports import Bound, Listing, Note, Unit
 from provisioner.store import SqliteStore
 from provisioner.store.migrations import shipped, statements
+from provisioner.store.sqlite import Connection
 from provisioner.store.statements import SQL
-from tests.provisioner.conftest import START, SimpleDevice, World
+from tests.provisioner.conftest import ADMIN, START, SimpleDevice, World
+
+A = TypeVar("A")
 
 NOTE = Note(START, "test")
 
@@ -140,6 +146,36 @@ async def test_a_cancelled_caller_leaves_no_transaction_open(world: World) -> No
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert await world.store.commit(Unit(NOTE, saved=(transitions.changed(request, retry_count=1),)))
+
+
+class _Interrupted:
+    """A reading connection where something happens before the second question."""
+
+    def __init__(self, connection: Connection, deed: Callable[[], Awaitable[object]]) -> None:
+        self._connection = connection
+        self._deed = deed
+        self._questions = 0
+
+    async def run(self, work: Callable[[sqlite3.Connection], A]) -> A:
+        self._questions += 1
+        if self._questions == 2:
+            await self._deed()
+        return await self._connection.run(work)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+async def test_a_leased_job_fits_the_request_that_comes_with_it(world: World) -> None:
+    created = await world.request()
+    offer = await world.device(created).claim()
+    store = world.store
+    stop = partial(world.administration.stop, ADMIN, created.request.id, world.now)
+    reader, store._reader = store._reader, _Interrupted(store._reader, stop)
+    ((credential, dossier),) = await store.lease_due(offer.confirm_before, offer.confirm_before + 1, 100)
+    store._reader = reader
+    assert dossier.credential == credential
+    assert dossier.request.phase.value == credential.state.value
 
 
 async def test_lists_filter_and_page(world: World) -> None:
