@@ -284,6 +284,13 @@ class Administration(Desk):
         _check_window(after.activates_on, after.expires_on)
         self._check_confirm(after.device_broker, after.confirm, after.confirm_time // 1000)
         _check_attempts(after.retry_max_attempts)
+        if before.phase is Phase.PENDING and after.retry_max_attempts <= after.retry_count:
+            # It would wait for claims that can only be answered `abandoned`.
+            raise Invalid(
+                "invalid-attempts",
+                f"retryMaxAttempts must be more than the {after.retry_count} attempts made; or stop the request",
+                field="retryMaxAttempts",
+            )
         if after.secure_url != before.secure_url:
             self._check_secure(after.device_broker, secure=after.secure_url)
         _check_mac(after.facts)

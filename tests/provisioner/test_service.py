@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from provisioner.admission import Rate, WrongKeyRates
-from provisioner.errors import Reason, Rejected
+from provisioner.errors import Invalid, Reason, Rejected
 from provisioner.lifecycle import Phase
 from provisioner.model import (
     Claim,
@@ -484,3 +484,17 @@ async def test_an_offer_asks_for_an_ack_where_logins_cannot_be_seen(world: World
     assert (await device.claim()).confirm is Confirm.EITHER
     world.broker.sees_logins = False
     assert (await device.claim()).confirm is Confirm.ACK
+
+
+async def test_a_waiting_request_cannot_be_left_without_attempts(world: World) -> None:
+    created = await world.request(retry_max_attempts=3)
+    device = world.device(created)
+    await device.claim()
+    await device.ack(result=Result.FAILED)
+    await world.run_jobs()
+    waiting = await world.read(created.request.id)
+    assert (waiting.phase, waiting.retry_count) == (Phase.PENDING, 1)
+    changes = {"retry_max_attempts": 1}
+    with pytest.raises(Invalid, match="must be more than the 1 attempts made"):
+        await world.administration.update_request(ADMIN, waiting.id, waiting.optlock, changes, world.now)
+    assert (await device.claim("r-2")).generation == 2
