@@ -267,7 +267,7 @@ class World:
             self.thief.strike,
         ):
             self.loop.call_later(self.rng.random() * 30, act, context=WORLD)
-        self.loop.advance(self.loop.time() + self.rng.choice((120, 600, 1200)), lambda: False)
+        self.loop.advance(self.loop.time() + self.rng.choice((100, 300, 600)), lambda: False)
         self.tell("world", "calm")
         self.weather = skies.CALM
         self.brokers.is_away = False
