@@ -165,6 +165,7 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
             steppers = [
                 Stepper("jobs", parts.jobs.step, now, parts.wake),
                 Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
+                Stepper("journal", parts.log_head, now, asyncio.Event()),
                 *_deliveries(settings, parts, sinks),
             ]
             workers = [(stepper, tasks.create_task(stepper.run(), name=stepper.name)) for stepper in steppers]

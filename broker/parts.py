@@ -47,6 +47,7 @@ from provisioner.store import SqliteStore
 
 _log = structlog.get_logger(__name__)
 
+_HOUR = 3_600_000
 _BETWEEN, _IN_A_MOMENT = 30_000, 1_000
 """Milliseconds between two looks for wiped secrets, and until the next try where somebody was reading."""
 
@@ -131,6 +132,12 @@ class Parts:
     async def forget_wiped(self, now: Millis) -> Millis:
         """Get what was wiped off the disk; when to come back."""
         return now + (_BETWEEN if await self.store.truncate_log() else _IN_A_MOMENT)
+
+    async def log_head(self, now: Millis) -> Millis:
+        """Note the journal's head where whoever rewrites the ledger does not reach it; when to come back."""
+        if (head := await self.store.head()) is not None:
+            _log.info("journal", seq=head.seq, head=head.digest.hex())
+        return now + _HOUR
 
     async def _is_writable(self) -> bool:
         try:

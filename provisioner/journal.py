@@ -3,7 +3,7 @@
 1. A line is written in the transaction of its decision, so there is none without the other; refusals come a moment
    later, as nothing depends on them.
 2. Each line's digest is SHA-256 over the digest before and the line itself: whoever changes, drops or reorders one has
-   to redo all that follow, and no longer meets a head that was noted elsewhere (the program logs it).
+   to redo all that follow, and no longer meets a head that was noted elsewhere (the program logs it once an hour).
 3. Lines hold names, numbers and our own words. Never a key, password, proof or CSR, and never a stranger's text.
 """
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 
 from broker import app as root
 from broker.datadir import DataDir, Running, Unusable
@@ -159,6 +160,16 @@ async def test_a_first_start_that_was_cut_off_is_completed(tmp_path: Path, lost:
         user, password = (directory.load_secret("provision-login") or "").splitlines()
         assert await parts.provisioner.login(user, password.encode(), "dev-1")
         assert not await complete(parts.administration, directory, "provision", now())
+
+
+async def test_the_head_of_the_journal_is_logged_where_nobody_rewrites_it(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data")
+    async with assembled(settings.data_dir, root._choices(settings)) as parts:
+        head = await parts.store.head()
+        assert head is not None
+        with capture_logs() as lines:
+            assert await parts.log_head(1_000) == 3_601_000
+    assert lines == [{"event": "journal", "log_level": "info", "seq": head.seq, "head": head.digest.hex()}]
 
 
 async def test_the_accounts_may_share_a_name(tmp_path: Path) -> None:
