@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from broker.datadir import Running
 from config import files
-from config.settings import DeviceBroker, Endpoint, Settings
+from config.settings import DeviceBroker, Endpoint, Events, Settings
 from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
 from config.values import Address
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from provisioner.model import BrokerAddress
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where a server that listens there can be reached
+
+
+T = TypeVar("T")
 
 
 class _Start(Protocol):
@@ -79,9 +82,11 @@ def load(file: Path | None = None, data_dir: Path | None = None, chaos_seed: int
 def check(file: Path | None = None, data_dir: Path | None = None) -> tuple[str, ...]:
     """What is wrong with the settings and the files they name, a sentence each."""
     try:
-        return files.problems(load(file, data_dir).settings)
+        settings = load(file, data_dir).settings
+        _check_files(settings)
     except Misconfigured as error:
         return error.problems
+    return ()
 
 
 @asynccontextmanager
@@ -197,27 +202,18 @@ def _sinks(settings: Settings) -> list[Sink]:
     """Who gets every event, as the settings say. Raises `Misconfigured`."""
     section = settings.events
     made: list[Sink] = []
-    if section.webhook_url is not None and section.webhook_secret_file is not None:
+    if section.webhook_url is not None:
         from broker.parts import now  # noqa: PLC0415  # rule 1
-        from broker.sinks.webhook import Webhook, parse_secrets  # noqa: PLC0415  # rule 1
+        from broker.sinks.webhook import Webhook  # noqa: PLC0415  # rule 1
 
-        try:
-            keys = parse_secrets(section.webhook_secret_file.read_text(encoding="ascii", errors="replace"))
-        except ValueError as error:
-            raise Misconfigured((f"events.webhook_secret_file {section.webhook_secret_file} {error}.",)) from None
         tls = _trust(section.webhook_ca) if section.webhook_url.startswith("https:") else None
-        made.append(
-            Webhook(section.webhook_url, keys, now, timeout=section.timeout, parallel=section.webhook_parallel, tls=tls)
-        )
+        keys, parallel = _webhook_keys(section), section.webhook_parallel
+        made.append(Webhook(section.webhook_url, keys, now, timeout=section.timeout, parallel=parallel, tls=tls))
     if section.mqtt_url is not None:
-        from broker.sinks.mqtt import MqttTopic, parse_login  # noqa: PLC0415  # rule 1
+        from broker.sinks.mqtt import MqttTopic  # noqa: PLC0415  # rule 1
 
-        file = section.mqtt_login_file
-        try:
-            login = None if file is None else parse_login(file.read_text(encoding="utf-8", errors="replace"))
-        except ValueError as error:
-            raise Misconfigured((f"events.mqtt_login_file {file} {error}.",)) from None
         tls = _trust(section.mqtt_ca) if section.mqtt_url.startswith("mqtts:") else None
+        login = _mqtt_login(section)
         made.append(MqttTopic(section.mqtt_url, section.mqtt_topic, login=login, timeout=section.timeout, tls=tls))
     return made
 
@@ -247,6 +243,32 @@ def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:
 def _check_files(settings: Settings) -> None:
     if problems := files.problems(settings):
         raise Misconfigured(problems)
+    _webhook_keys(settings.events)
+    _mqtt_login(settings.events)
+
+
+def _webhook_keys(section: Events) -> list[bytes]:
+    if section.webhook_secret_file is None:
+        return []
+    from broker.sinks.webhook import parse_secrets  # noqa: PLC0415  # rule 1
+
+    return _parsed("events.webhook_secret_file", section.webhook_secret_file, parse_secrets)
+
+
+def _mqtt_login(section: Events) -> tuple[str, str] | None:
+    if section.mqtt_login_file is None:
+        return None
+    from broker.sinks.mqtt import parse_login  # noqa: PLC0415  # rule 1
+
+    return _parsed("events.mqtt_login_file", section.mqtt_login_file, parse_login)
+
+
+def _parsed(name: str, file: Path, parse: Callable[[str], T]) -> T:
+    """What a secret file holds. Raises `Misconfigured`."""
+    try:
+        return parse(file.read_text(encoding="utf-8", errors="replace"))
+    except ValueError as error:
+        raise Misconfigured((f"{name} {file} {error}.",)) from None
 
 
 async def _listen_both(name: str, section: Endpoint | DeviceBroker, start: _Start) -> tuple[str | None, str | None]:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provisioner.errors import Invalid
 from provisioner.lifecycle import CLOSED, Phase
@@ -50,9 +50,11 @@ class RecipeStatus(StrEnum):
     INVALID = "Invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class DomainEvent:
-    """What happened to one request; `originator_id` is the operator token that did it (None: no operator)."""
+class DomainEvent(NamedTuple):
+    """What happened to one request; `originator_id` is the operator token that did it (None: no operator).
+
+    A tuple, in the order of the parameters of `add_event`: a hand-over pays for it.
+    """
 
     type: EventType
     request_id: int

@@ -277,8 +277,7 @@ DELETE FROM migration WHERE number = 0;
 
 -- name: add_event
 INSERT INTO event (type, request_id, account_id, made_on, originator_id, originator_account_id, facts)
-VALUES (:type, :request_id, :account_id, :made_on, :originator_id,
-       (SELECT account_id FROM token WHERE id = :originator_id), :facts);
+VALUES (?1, ?2, ?3, ?4, ?5, (SELECT account_id FROM token WHERE id = ?5), ?6);
 
 -- name: newest_event
 SELECT max(seq) FROM event;

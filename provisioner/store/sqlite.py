@@ -30,7 +30,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import aiosqlite
 
 from provisioner.errors import Conflict, Unavailable
-from provisioner.events import events_of
+from provisioner.events import DomainEvent, events_of
 from provisioner.journal import GENESIS, digest, line_about, line_of, lines_of
 from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
 from provisioner.ports import Listing, Note, Unit
@@ -552,7 +552,8 @@ def _check_guards(units: list[Unit], connection: sqlite3.Connection) -> list[boo
 
 
 def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
-    jobs, requests, added, credentials, bound, events = [], [], [], [], [], []
+    jobs, requests, added, credentials, bound = [], [], [], [], []
+    events: list[DomainEvent] = []
     for unit in units:
         for saved in unit.saved:
             if saved.after.job_optlock != saved.before.job_optlock:
@@ -564,7 +565,7 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
         credentials += [credential_values(credential) for credential in unit.credentials]
         if unit.bound is not None:
             bound.append(row_values(unit.bound))
-        events += [row_values(event) for event in events_of(unit)]
+        events += events_of(unit)
     for name, values in (
         ("save_job", jobs),
         ("save_request", requests),

@@ -12,7 +12,7 @@ from dataclasses import fields
 from importlib.resources import files
 from typing import Any
 
-from provisioner.events import DomainEvent, StoredEvent
+from provisioner.events import StoredEvent
 from provisioner.lifecycle import Phase, State
 from provisioner.model import (
     Account,
@@ -231,6 +231,6 @@ def credential_values(credential: Credential) -> dict[str, Any]:
     return vars(credential) | {"state": credential.state.value, "coupling": credential.coupling.value}
 
 
-def row_values(value: Account | User | Token | Bound | DomainEvent) -> dict[str, Any]:
+def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
     """Parameters of the statement that adds a row to a small table."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

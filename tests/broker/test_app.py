@@ -24,6 +24,8 @@ from broker.mqtt.interface import EndpointLimits
 from broker.parts import assembled, now
 from config.settings import Settings
 from config.sources import load
+from tests.broker.mqtt.device_client import guarded
+from tests.broker.sinks.receiver import SECRET, receiving
 from tests.e2e.program import Program
 
 pytestmark = pytest.mark.usefixtures("log_undone")
@@ -219,6 +221,58 @@ async def test_files_that_settings_name_are_checked_before_anything_is_made(tmp_
     with pytest.raises(root.Misconfigured, match=r"^device_broker\.ca none\.pem cannot be read: No such file"):
         await root.run(settings_of(tmp_path / "data", DEVICE_BROKER__CA="none.pem"), never)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("WEBHOOK_SECRET_FILE", "does not hold whsec_ and the base64 of 24 to 64 random bytes, a secret a line."),
+        ("MQTT_LOGIN_FILE", "does not hold a user name and a password, a line each."),
+    ],
+)
+async def test_a_malformed_secret_for_events_stops_the_start(tmp_path: Path, name: str, sentence: str) -> None:
+    file = tmp_path / "secret"
+    file.touch(0o600)
+    file.write_text("hush")
+    with pytest.raises(root.Misconfigured) as caught:
+        await root.run(settings_of(tmp_path / "data", **{f"EVENTS__{name}": str(file)}), never)
+    assert str(caught.value) == f"events.{name.lower()} {file} {sentence}"
+    assert not (tmp_path / "data").exists()
+    checked = call("config", "check", data=tmp_path / "data", **{f"PROVISIONER_EVENTS__{name}": str(file)})
+    assert checked.returncode == 2
+    assert sentence in checked.stderr
+    assert "hush" not in checked.stderr
+
+
+async def test_events_go_where_the_settings_say(tmp_path: Path) -> None:
+    """To a receiver with a certificate of its own authority, and to an MQTT broker with a login."""
+    chain, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, key)
+    for name, text in (("webhook.secret", SECRET), ("mqtt.login", "events.provisioner\npw\n")):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text(text)
+    async with receiving(tls=context) as receiver, guarded() as site:
+        reader = await site.connect("reader")
+        await reader.subscribe("shared/#", qos=1)
+        events = {
+            "WEBHOOK_URL": receiver.url.replace("http:", "https:"),
+            "WEBHOOK_SECRET_FILE": str(tmp_path / "webhook.secret"),
+            "WEBHOOK_CA": str(chain),
+            "MQTT_URL": f"mqtt://127.0.0.1:{site.port}",
+            "MQTT_TOPIC": "shared/events",
+            "MQTT_LOGIN_FILE": str(tmp_path / "mqtt.login"),
+        }
+        settings = settings_of(tmp_path / "data", **{f"EVENTS__{name}": text for name, text in events.items()})
+        async with serving(settings) as running:
+            words = ("request", "create", "dev-1", "--account", "default", "--server", running.http)
+            token = ("--token-file", str(tmp_path / "data" / "admin-token"))
+            created = await asyncio.to_thread(call, *words, *token, data=tmp_path / "data")
+            assert created.returncode == 0, created.stderr
+            post = await receiver.next()
+            assert post.is_signed()
+            topic = "shared/events/default/Device.ProvisioningRecipeCreated"
+            assert await reader.messages(1) == [(topic, post.body)]
 
 
 async def test_tls_listeners_speak_tls(tmp_path: Path) -> None:

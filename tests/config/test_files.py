@@ -44,6 +44,19 @@ def test_a_data_directory_must_be_a_folder(tmp_path: Path) -> None:
     assert problem.startswith(f"data_dir {tmp_path / 'data' / 'below'} cannot be created in {tmp_path / 'data'}: ")
 
 
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET_FILE", "MQTT_LOGIN_FILE"])
+def test_secrets_of_receivers_of_events_are_there_and_private(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    variable = {f"EVENTS__{name}": file}
+    assert told(tmp_path, **variable) == (f"events.{name.lower()} {file} cannot be read: No such file or directory.",)
+    file.write_text("secret")
+    file.chmod(0o640)
+    (problem,) = told(tmp_path, **variable)
+    assert problem.startswith(f"events.{name.lower()} {file} may be read by others (mode 0640): chmod 600")
+    file.chmod(0o600)
+    assert told(tmp_path, **variable) == ()
+
+
 @pytest.mark.parametrize(("name", "mode"), [("keys", "700"), ("admin-token", "600"), ("provision-login", "600")])
 def test_secrets_that_others_may_read_are_found(tmp_path: Path, name: str, mode: str) -> None:
     data = tmp_path / "data"

@@ -100,6 +100,50 @@ def test_a_reply_is_not_both_doubled_and_dropped() -> None:
     assert refused(PROVISIONER_CHAOS__WAIT="5").startswith('PROVISIONER_CHAOS__WAIT is "5": write a share from 0 to 1')
 
 
+WEBHOOK = {"PROVISIONER_EVENTS__WEBHOOK_SECRET_FILE": "webhook.secret"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "receiver.example",
+        "ftp://a/",
+        "https://",
+        "https://u:p@a/",
+        "https://a/#b",
+        "https://a/ b",
+        "https://a:0/",
+        "https://\u00e4/",
+    ],
+)
+def test_a_webhook_url_is_a_whole_one_without_a_login(text: str) -> None:
+    assert 'write a URL such as "https://receiver.example/events"' in refused(
+        **WEBHOOK, PROVISIONER_EVENTS__WEBHOOK_URL=text
+    )
+
+
+def test_a_webhook_is_signed() -> None:
+    sentence = refused(PROVISIONER_EVENTS__WEBHOOK_URL="https://a/events")
+    assert sentence.startswith("events.webhook_secret_file is missing: a webhook is signed")
+
+
+@pytest.mark.parametrize("host", ["receiver.example", "192.0.2.1", "127.0.0.1.example", "[2001:db8::1]"])
+def test_events_do_not_cross_a_network_unencrypted_by_accident(host: str) -> None:
+    url = {"PROVISIONER_EVENTS__WEBHOOK_URL": f"http://{host}:9000/events?a=b"}
+    assert refused(**WEBHOOK, **url).startswith("events.webhook_url is http and not on this machine: use https")
+    load(None, WEBHOOK | url | {"PROVISIONER_EVENTS__WEBHOOK_ALLOW_HTTP": "true"})
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
+def test_a_receiver_on_this_machine_needs_no_encryption(host: str) -> None:
+    load(None, WEBHOOK | {"PROVISIONER_EVENTS__WEBHOOK_URL": f"http://{host}:9000/"})
+
+
+@pytest.mark.parametrize("text", ["mqtt://a/b", "https://a", "mqtts://u@a", "a:1883"])
+def test_the_url_of_the_events_broker_is_scheme_host_and_port(text: str) -> None:
+    assert 'write a URL such as "mqtts://broker.example:8883"' in refused(PROVISIONER_EVENTS__MQTT_URL=text)
+
+
 def test_settings_are_frozen_at_every_level() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):

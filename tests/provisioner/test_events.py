@@ -1,6 +1,7 @@
 """Which events a step means, and that they read as the seed has them."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from provisioner.administration import Created
 from provisioner.errors import Invalid, Rejected
 from provisioner.events import EventType, StoredEvent, envelope, events_of, parse_event_id, payload
-from provisioner.model import Facts, Result
+from provisioner.model import Facts, Origin, Result
 from provisioner.ports import EventFilter, Install, Note, Suspicion, Unit
 from tests.provisioner.conftest import ADMIN, START, World
 
@@ -266,6 +267,17 @@ async def test_a_suspected_clone_is_told_with_its_sources(world: World) -> None:
     assert event["payload"]["sources"] == ["192.0.2.1", "192.0.2.2"]
     assert event["payload"]["detail"] == "Two places claim with one key."
     assert (event["payload"]["clientId"], event["payload"]["status"]) == ("dev-1", "Pending")
+
+
+async def test_one_key_in_two_places_is_told_as_a_suspected_clone(world: World) -> None:
+    created = await world.request()
+    device = world.device(created)
+    await device.claim()
+    await replace(device, origin=Origin("192.0.2.7", 2, secure=True)).claim()
+    created_event, suspected = await told(world, created)
+    assert suspected["type"] == "Device.CloneSuspected"
+    assert suspected["payload"]["sources"] == ["127.0.0.1", "192.0.2.7"]
+    assert (suspected["payload"]["clientId"], suspected["payload"]["uid"]) == ("dev-1", created_event["payload"]["uid"])
 
 
 async def test_a_stale_unit_tells_nothing(world: World) -> None:

@@ -10,6 +10,7 @@ import hmac
 import json
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -83,11 +84,13 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving(*answers: bytes, bound: socket.socket | None = None) -> AsyncIterator[Receiver]:
+async def receiving(
+    *answers: bytes, bound: socket.socket | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Receiver]:
     """A receiver that listens, on a socket that was bound before or one of its own."""
     listening = bound or socket.create_server(("127.0.0.1", 0))
     receiver = Receiver(listening.getsockname()[1], list(answers))
-    server = await asyncio.start_server(receiver.serve, sock=listening)
+    server = await asyncio.start_server(receiver.serve, sock=listening, ssl=tls)
     try:
         yield receiver
     finally:
