@@ -88,6 +88,8 @@ class Outbox:
         if due is None or due > now:
             return due
         batch = _Batch(list(await self._log.lease(self._sink.name, now, now + LEASE, BATCH)))
+        if not batch.waiting:  # what is due waits for an earlier one that is not
+            return now + _FIRST
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(min(self._sink.parallel, len(batch.waiting))):

@@ -15,7 +15,7 @@ from provisioner.errors import Unavailable
 from provisioner.events import StoredEvent
 from provisioner.model import Millis
 from provisioner.outbox import BATCH, Outbox, Retention, backoff
-from provisioner.ports import DeadFilter, EventFilter, Note, Suspicion, Unit
+from provisioner.ports import DeadFilter, EventFilter, Note, Postponed, Suspicion, Unit
 from provisioner.store.event_log import SqliteEventLog
 from tests.provisioner.conftest import ADMIN, World, build
 
@@ -136,6 +136,8 @@ async def test_a_ledger_that_cannot_be_written_is_told_later(site: Site, monkeyp
     await site.world.request("dev-2")
     await site.run()
     assert site.sink.seqs == [1, 2]
+    (state,) = await site.world.store.events.list_sinks()
+    assert state.waiting == 0
 
 
 async def test_a_batch_is_bounded(site: Site) -> None:
@@ -379,6 +381,33 @@ async def test_events_are_replayed_under_their_ids(site: Site) -> None:
     assert await log.replay("cue", EventFilter(after=2), 1) == 1
     await site.run()
     assert site.sink.seqs[6:] == [3]
+
+
+async def test_a_replayed_event_does_not_open_the_way_past_a_dead_one(site: Site) -> None:
+    created = await site.world.request("dev-1")
+    await site.change(created, 2)
+    site.sink.answer = lambda event: "No." if event.seq == 2 else None
+    while (due := await site.run()) is not None:
+        site.world.now = due
+    site.sink.answer = lambda _: None
+    assert await site.world.store.events.replay("cue", EventFilter(upto=1), 10) == 1
+    assert await site.run() is None
+    assert site.sink.seqs == [1, 1]
+    (letter,) = await site.world.store.events.list_dead(DeadFilter(), 10)
+    assert (letter.event.seq, letter.waiting) == (2, 1)
+
+
+async def test_an_event_whose_time_has_come_waits_for_an_earlier_one(site: Site) -> None:
+    await site.change(await site.world.request("dev-1"))
+    log, now = site.world.store.events, site.world.now
+    first, second = (one.event for one in await log.lease("cue", now, now + 1, BATCH))
+    await log.settle("cue", [], [Postponed(first, 1, now + 10_000), Postponed(second, 1, now + 1)], now)
+    site.world.now += 5
+    assert await site.run() == site.world.now + 1000, "and nobody asks again and again"
+    assert site.sink.seqs == []
+    site.world.now = now + 10_000
+    await site.run()
+    assert site.sink.seqs == [1, 2]
 
 
 async def test_old_events_are_deleted_when_everybody_has_them(site: Site) -> None:
