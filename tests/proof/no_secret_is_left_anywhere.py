@@ -2,8 +2,8 @@
 
 1. One program at log level debug meets everything: each mode, mistakes that carry secrets, revocation, a wrong login.
 2. Hunted are activation keys, minted passwords, tokens, the provisioning logins, and the keys of the vault: in clear,
-   percent-encoded, hex and base64; in logs, ledger and WAL while it runs and after its end, answers, metrics, arguments
-   and environment of its processes.
+   percent-encoded, hex and base64; in logs, ledger and WAL while it runs and after its end, a backup, answers, metrics,
+   arguments and environment of its processes.
 3. Every other program that the test-suite starts is looked at in the same way when it stops (`tests/e2e/program.py`).
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +20,7 @@ import pytest
 
 from tests.e2e.independent import IndependentDevice, Mode, Wire
 from tests.e2e.packets import RefusedError, Session
-from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, Program, Site
+from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, ROOT, Program, Site
 from tests.e2e.secret_hunt import THEIR_OWN, files, left, processes
 from tests.proof.scale import record, rounds
 
@@ -83,6 +85,14 @@ async def make_mistakes(site: Site, device: IndependentDevice, answers: list[tup
         answers.append(("problem", answer.content))
 
 
+def back_up(program: Program, copy: Path) -> bytes:
+    """A copy of the ledger of a running program."""
+    command = [sys.executable, "-m", "broker", "--data-dir", str(program.data), "backup", str(copy)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return copy.read_bytes() + done.stdout + done.stderr
+
+
 @pytest.mark.timeout(1200)
 async def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
     program = Program(tmp_path / "data", {"PROVISIONER_LOG__LEVEL": "debug"})
@@ -97,6 +107,7 @@ async def test_no_secret_is_left_anywhere(tmp_path: Path) -> None:
             answers += [(path, (await site.operator.http.get(path)).content) for path in paths]
             places += processes(program.pid)
             places += [(f"{name}, running", content) for name, content in files(program.data)]
+            places.append(("backup", await asyncio.to_thread(back_up, program, tmp_path / "copy.db")))
     finally:
         await asyncio.to_thread(program.stop)
     places += files(program.data)
