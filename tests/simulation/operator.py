@@ -147,7 +147,7 @@ class Operator:
         try:
             key = await service.administration.reveal_key(ADMIN, request_id, self._world.clock())
         except Conflict:
-            self._world.keys[request_id] = self._world.units[client_id].key  # it proved that it has the right one
+            await self._create(service, client_id)  # it was wiped, and nobody has it written down
         else:
             self._world.hand_key(client_id, request_id, key.reveal())
 
