@@ -30,8 +30,10 @@ def test_a_small_run_measures_checks_and_draws(tmp_path: Path) -> None:
         assert told[how]["handOver"]["perSecond"] > 0
         assert told[how]["ratio"] > 0
         assert told[how]["nullEndpoint"]["failed"] == told[how]["handOver"]["failed"] == {}
+    # So few cycles may end between two samples: what each phase took is for a real run to say.
     for phases in told["serverCpuUsByPhase"].values():
-        assert sum(phases.values()) > 0
+        assert {"sockets", "crypto", "commit"} <= phases.keys()
+        assert min(phases.values()) >= 0
     assert (told["herd"]["confirmed"], told["herd"]["answered"]) == (30, told["herd"]["claims"])
     assert told["herd"]["openFiles"] > 0
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
