@@ -22,7 +22,6 @@ _FAILED = 1
 
 _SERVICE = "tests/provisioner/test_service.py"
 _STORE = "tests/provisioner/test_store.py"
-_STORY = "tests/provisioner/test_stateful.py::TestStory::runTest"
 _JOBS = "tests/provisioner/test_jobs.py"
 _WORLDS = "tests/simulation/test_simulation.py::test_no_rule_breaks_in_a_few_worlds"
 
@@ -100,7 +99,7 @@ MUTATIONS = (
         "provisioner/service.py",
         "        self._check_not_superseded(dossier)\n",
         "",
-        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded", _WORLDS, _STORY),
+        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded", _WORLDS),
     ),
     Mutation(
         "limit-before-verify",
@@ -168,7 +167,6 @@ MUTATIONS = (
         (
             f"{_STORE}::test_a_stale_unit_changes_nothing",
             f"{_STORE}::test_units_at_once_are_judged_one_by_one",
-            _WORLDS,
         ),
     ),
     Mutation(
