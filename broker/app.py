@@ -16,12 +16,15 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import structlog
+
 from broker.datadir import Running
 from config import files
-from config.settings import DeviceBroker, Endpoint, Events, Settings
+from config.settings import DeviceBroker, Endpoint, Events, Http, Settings
 from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
 from config.values import Address
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.responder import Responder
     from broker.parts import Choices, Parts
+    from broker.tls import ServerTls
     from provisioner.model import BrokerAddress
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where a server that listens there can be reached
@@ -144,28 +148,29 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
 @asynccontextmanager
 async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncIterator[Running]:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
-    from broker.http.server import HttpServer  # noqa: PLC0415  # rule 1
-    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
+    from broker.lifetime import Stepper, reloaded_by_signal  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
     responder = _responder(settings, parts, chaotic=chaotic)
     endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
     figures = Figures(lambda: _by_reason(responder), lambda: endpoint.counters.open, lambda: True)
-    http = HttpServer(parts.api(figures))
+    tls = _server_tls(settings)
     async with AsyncExitStack() as stack:
+        stack.enter_context(reloaded_by_signal(lambda: _reload(tls)))
         sinks = _sinks(settings)
         for sink in sinks:
             stack.push_async_callback(sink.close)
         stack.push_async_callback(parts.broker.close)
-        works, works_tls = await _listen_both("device_broker", settings.device_broker, parts.broker.start)
+        works, works_tls = await _listen_both("device_broker", settings.device_broker, tls, parts.broker.start)
         parts.devices.plain, parts.devices.secure = _told(settings, works, works_tls)
-        stack.push_async_callback(http.stop)
+        serve_http = _serve_http(parts.api(figures), stack)
         stack.callback(parts.feed.close)
-        api = await _listen("http.listen", settings.http.listen, http.start)
+        api = await _listen("http.listen", settings.http.listen, serve_http)
+        api_tls = await _listen_tls("http", settings.http.tls_listen, tls, serve_http)
         await parts.jobs.recover()
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
-        claims, claims_tls = await _listen_both("endpoint", settings.endpoint, endpoint.start)
+        claims, claims_tls = await _listen_both("endpoint", settings.endpoint, tls, endpoint.start)
         async with asyncio.TaskGroup() as tasks:
             steppers = [
                 Stepper("jobs", parts.jobs.step, now, parts.wake),
@@ -175,7 +180,8 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
             ]
             workers = [(stepper, tasks.create_task(stepper.run(), name=stepper.name)) for stepper in steppers]
             try:
-                yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls)
+                https = None if api_tls is None else _url(api_tls, "https")
+                yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls, https)
             finally:
                 await asyncio.gather(*(one.end(task, settings.endpoint.drain_time) for one, task in workers))
 
@@ -271,17 +277,56 @@ def _parsed(name: str, file: Path, parse: Callable[[str], T]) -> T:
         raise Misconfigured((f"{name} {file} {error}.",)) from None
 
 
-async def _listen_both(name: str, section: Endpoint | DeviceBroker, start: _Start) -> tuple[str | None, str | None]:
+def _serve_http(api: FastAPI, stack: AsyncExitStack) -> _Start:
+    """What starts one more listener of the operator API, which `stack` ends."""
+    from broker.http.server import HttpServer  # noqa: PLC0415  # rule 1
+
+    async def start(host: str, port: int, ssl: ssl.SSLContext | None = None) -> int:
+        server = HttpServer(api, tls=ssl)
+        stack.push_async_callback(server.stop)
+        return await server.start(host, port)
+
+    return start
+
+
+def _server_tls(settings: Settings) -> Mapping[str, ServerTls]:
+    """TLS of each section that listens with it, by the section's name."""
+    from broker.tls import ServerTls, server_context  # noqa: PLC0415  # rule 1
+
+    made = {}
+    for name in ("endpoint", "device_broker", "http"):
+        section: Endpoint | DeviceBroker | Http = getattr(settings, name)
+        if section.tls_listen is not None and section.certificate is not None and section.private_key is not None:
+            made[name] = ServerTls(partial(server_context, section.certificate, section.private_key))
+    return made
+
+
+def _reload(listeners: Mapping[str, ServerTls]) -> None:
+    """Read the certificates of our listeners again; one that cannot be used is told, and the former stays."""
+    log = structlog.get_logger(__name__)
+    for name, listener in listeners.items():
+        try:
+            listener.reload()
+        except OSError as error:  # an SSLError is one, too
+            reason = getattr(error, "reason", None) or error.strerror or str(error)
+            log.error("certificate not reloaded, the former one stays", listener=name, reason=reason)  # noqa: TRY400  # the reason says it all
+        else:
+            log.info("certificate reloaded", listener=name)
+
+
+async def _listen_both(
+    name: str, section: Endpoint | DeviceBroker, tls: Mapping[str, ServerTls], start: _Start
+) -> tuple[str | None, str | None]:
     """Listen without and with TLS, as far as the settings say so; returns the addresses."""
-    plain = tls = None
-    if section.listen is not None:
-        plain = await _listen(f"{name}.listen", section.listen, start)
-    if section.tls_listen is not None and section.certificate is not None and section.private_key is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(section.certificate, section.private_key)
-        tls = await _listen(f"{name}.tls_listen", section.tls_listen, lambda host, port: start(host, port, context))
-    return plain, tls
+    plain = None if section.listen is None else await _listen(f"{name}.listen", section.listen, start)
+    return plain, await _listen_tls(name, section.tls_listen, tls, start)
+
+
+async def _listen_tls(name: str, address: Address | None, tls: Mapping[str, ServerTls], start: _Start) -> str | None:
+    if address is None:
+        return None
+    context = tls[name].context
+    return await _listen(f"{name}.tls_listen", address, lambda host, port: start(host, port, context))
 
 
 async def _listen(name: str, address: Address, start: Callable[[str, int], Awaitable[int]]) -> str:
@@ -379,6 +424,7 @@ def _print_ready(running: Running, chaos_seed: int | None) -> None:
         "deviceBroker": running.device_broker,
         "deviceBrokerTls": running.device_broker_tls,
         "http": running.http.removeprefix("http://"),
+        "https": running.https and running.https.removeprefix("https://"),
     }
     if chaos_seed is not None:
         ready["chaos"] = chaos_seed
@@ -386,7 +432,7 @@ def _print_ready(running: Running, chaos_seed: int | None) -> None:
     sys.stdout.flush()
 
 
-def _url(address: str) -> str:
+def _url(address: str, scheme: str = "http") -> str:
     """Where a program on this machine reaches what listens on `address`."""
     host, _, port = address.rpartition(":")
-    return f"http://{Address(_EVERYWHERE.get(host.strip('[]'), host.strip('[]')), int(port))}"
+    return f"{scheme}://{Address(_EVERYWHERE.get(host.strip('[]'), host.strip('[]')), int(port))}"

@@ -34,7 +34,7 @@ class Unusable(ProvisionerError):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that is up: its process id, the URL of its operator API, and where devices reach it (`host:port`)."""
+    """A server that is up: its process id, the URLs of its operator API, and where devices reach it (`host:port`)."""
 
     pid: int
     http: str
@@ -42,6 +42,7 @@ class Running:
     endpoint_tls: str | None = None
     device_broker: str | None = None
     device_broker_tls: str | None = None
+    https: str | None = None
 
 
 class DataDir:

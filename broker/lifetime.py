@@ -3,8 +3,9 @@
 1. The first SIGTERM or SIGINT asks for an orderly end, the second one ends at once: what is committed is safe anyhow.
 2. Jobs are looked at when they are due, when somebody wakes them, and once a minute in case the clock was set; that it
    was set is worth a warning, as windows and confirm times are told by it.
-3. A job that fails is logged and tried again later; it takes nobody with it. What it waits for is logged once.
-4. A step that was begun is ended: it is asked to stop between steps, and only cut off when it takes too long.
+3. SIGHUP asks to read again what may change while we run, and never ends the process.
+4. A job that fails is logged and tried again later; it takes nobody with it. What it waits for is logged once.
+5. A step that was begun is ended: it is asked to stop between steps, and only cut off when it takes too long.
 """
 
 from __future__ import annotations
@@ -79,6 +80,17 @@ def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def reloaded_by_signal(reload: Callable[[], None]) -> Iterator[None]:
+    """Call `reload` on every SIGHUP."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 class Stepper:

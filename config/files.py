@@ -25,6 +25,7 @@ def problems(settings: Settings) -> tuple[str, ...]:
         *_data_dir(settings.data_dir),
         *_pair("endpoint", settings.endpoint.certificate, settings.endpoint.private_key),
         *_pair("device_broker", broker.certificate, broker.private_key),
+        *_pair("http", settings.http.certificate, settings.http.private_key),
         *_authority("device_broker.ca", broker.ca),
         *_secret("events.webhook_secret_file", settings.events.webhook_secret_file),
         *_secret("events.mqtt_login_file", settings.events.mqtt_login_file),

@@ -206,6 +206,16 @@ class Http(Section):
     listen: Listen = Field(
         default=Address("127.0.0.1", 8080), description="Where operators and programs reach the API."
     )
+    tls_listen: OptionalListen = Field(default=None, description="The same with TLS.")
+    certificate: OptionalFile = Field(
+        default=None, description="PEM file with the server's chain, its own certificate first."
+    )
+    private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_listeners("http", (self.listen, self.tls_listen), self.certificate, self.private_key)
+        return self
 
 
 class Events(Section):
@@ -321,6 +331,7 @@ class Settings(Section):
             ("device_broker.listen", self.device_broker.listen),
             ("device_broker.tls_listen", self.device_broker.tls_listen),
             ("http.listen", self.http.listen),
+            ("http.tls_listen", self.http.tls_listen),
         ):
             if address is None or address.port == 0:
                 continue

@@ -2,7 +2,9 @@
 
 1. Our signals stay ours: uvicorn installs no handler. It writes no access log: a log needs no paths and queries.
 2. A stop is quick: no new connection, two seconds for what is being answered, 503 for what is not done then.
-3. The head of a message is at most 16 KiB and complete within ten seconds: uvicorn itself sets no bound.
+3. With TLS, a handshake has as long as a head; the client's certificate, if it shows one, goes into the scope in the
+   way of ASGI's TLS extension (`client_cert_chain`), to be judged by whoever asks for it.
+4. The head of a message is at most 16 KiB and complete within ten seconds: uvicorn itself sets no bound.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.http.problems import answer, bare_answer
+from broker.tls import client_certificate
 from provisioner.errors import Unavailable
 
 MAX_HEAD = 16 * 1024
@@ -32,7 +36,7 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 class HttpServer:
     """One listener for one ASGI application; start it once, stop it once."""
 
-    def __init__(self, app: ASGIApp, grace_seconds: int = GRACE_SECONDS) -> None:
+    def __init__(self, app: ASGIApp, grace_seconds: int = GRACE_SECONDS, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             _answering_when_cancelled(app),
             http=_BoundedProtocol,
@@ -44,6 +48,7 @@ class HttpServer:
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=grace_seconds,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
         )
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
@@ -85,7 +90,19 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        # As uvicorn's own, whose TLS handshakes may take a minute.
+        config, loop = self.config, asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                lambda: _BoundedProtocol(config, self.server_state, {}),
+                sock=one,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=HEAD_SECONDS if config.ssl else None,
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
         self.up.set()
 
     async def main_loop(self) -> None:
@@ -118,6 +135,9 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if shown := client_certificate(self.transport):
+            chain = (ssl.DER_cert_to_PEM_cert(shown),)
+            self.scope.setdefault("extensions", {})["tls"] = {"client_cert_chain": chain}
         self._expect_head()
 
     def on_headers_complete(self) -> None:

@@ -21,12 +21,15 @@ from broker import app as root
 from broker.datadir import DataDir, Running, Unusable
 from broker.firststart import TARGET_ACCOUNT, complete
 from broker.mqtt.interface import EndpointLimits
+from broker.mqtt.packets import V311, Connect, ReturnCode, encode
 from broker.parts import assembled, now
 from config.settings import Settings
 from config.sources import load
 from tests.broker.mqtt.device_client import guarded
+from tests.broker.mqtt.serving import until
 from tests.broker.sinks.receiver import SECRET, receiving
 from tests.e2e.program import Program
+from tests.pki import Held, Pki
 
 pytestmark = pytest.mark.usefixtures("log_undone")
 
@@ -88,6 +91,11 @@ def settings_of(data: Path, **variables: str) -> Settings:
     return load(None, environ | {f"PROVISIONER_{name}": text for name, text in variables.items()}).settings
 
 
+def split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
 def never(_running: Running, _first: bool) -> None:
     pytest.fail("it started")
 
@@ -103,7 +111,15 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 def test_a_server_says_where_it_is_and_nothing_that_is_secret(start: Start) -> None:
     program = start()
-    assert set(program.ready) == {"event", "endpoint", "endpointTls", "deviceBroker", "deviceBrokerTls", "http"}
+    assert set(program.ready) == {
+        "event",
+        "endpoint",
+        "endpointTls",
+        "deviceBroker",
+        "deviceBrokerTls",
+        "http",
+        "https",
+    }
     running = DataDir(program.data).running()
     assert running is not None
     assert (running.http, running.endpoint) == (program.http, program.ready["endpoint"])
@@ -279,6 +295,7 @@ async def test_tls_listeners_speak_tls(tmp_path: Path) -> None:
     chain, key = certificate(tmp_path)
     pair = {"CERTIFICATE": str(chain), "PRIVATE_KEY": str(key), "TLS_LISTEN": "127.0.0.1:0", "LISTEN": ""}
     both = {f"{section}__{name}": text for section in ("ENDPOINT", "DEVICE_BROKER") for name, text in pair.items()}
+    both |= {f"HTTP__{name}": text for name, text in pair.items() if name != "LISTEN"}
     context = ssl.create_default_context(cafile=str(chain))
     async with serving(settings_of(tmp_path / "data", **both)) as running:
         assert (running.endpoint, running.device_broker) == (None, None)
@@ -289,6 +306,53 @@ async def test_tls_listeners_speak_tls(tmp_path: Path) -> None:
             assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
             writer.close()
             await writer.wait_closed()
+        assert running.https is not None
+        async with httpx2.AsyncClient(base_url=running.https, verify=context) as http:
+            assert (await http.get("/healthz")).json() == {"status": "up"}
+
+
+async def test_a_hangup_brings_new_certificates_and_ends_no_connection(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    chain, key = tmp_path / "chain.pem", tmp_path / "chain.key"
+
+    def put(held: Held) -> None:
+        chain.write_bytes(held.chain.read_bytes())
+        key.touch(mode=0o600)
+        key.write_bytes(held.key.read_bytes())
+
+    async def shown(address: str | None) -> bytes:
+        assert address is not None
+        _, writer = await asyncio.open_connection(*split(address), ssl=pki.client())
+        certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        await writer.wait_closed()
+        return certificate
+
+    former, following = pki.server(), pki.server()
+    put(former)
+    settings = {"CERTIFICATE": str(chain), "PRIVATE_KEY": str(key), "TLS_LISTEN": "127.0.0.1:0"}
+    sections = ("ENDPOINT", "DEVICE_BROKER", "HTTP")
+    variables = {f"{section}__{name}": text for section in sections for name, text in settings.items()}
+    async with serving(settings_of(tmp_path / "data", **variables)) as running:
+        addresses = (running.endpoint_tls, running.device_broker_tls, (running.https or "").removeprefix("https://"))
+        assert [await shown(one) for one in addresses] == [former.der] * 3
+        reader, writer = await asyncio.open_connection(*split(running.endpoint_tls or ""), ssl=pki.client())
+        with capture_logs() as logs:
+            put(following)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: len(logs) >= 3)
+            key.write_bytes(former.key.read_bytes())
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: len(logs) >= 6)
+        assert {one["event"] for one in logs[:3]} == {"certificate reloaded"}
+        failed = {(one["listener"], one["event"], one["reason"]) for one in logs[3:6]}
+        told = "certificate not reloaded, the former one stays"
+        assert failed == {(section.lower(), told, "KEY_VALUES_MISMATCH") for section in sections}
+        assert [await shown(one) for one in addresses] == [following.der] * 3
+        writer.write(encode(Connect("dev-1", V311, username="nobody", password=b"x"), V311))  # an old connection works
+        assert (await reader.readexactly(4))[3] == ReturnCode.NOT_AUTHORIZED
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_commands_reach_the_api_without_a_server(tmp_path: Path) -> None:

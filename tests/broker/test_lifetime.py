@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker.lifetime import Stepper, raise_file_limit, run, stopped_by_signals
+from broker.lifetime import Stepper, raise_file_limit, reloaded_by_signal, run, stopped_by_signals
 from provisioner.errors import Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +100,14 @@ async def test_a_signal_asks_for_the_end() -> None:
     with stopped_by_signals(stop):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(stop.wait(), 5)
+
+
+async def test_a_hangup_asks_to_read_again() -> None:
+    asked: asyncio.Queue[None] = asyncio.Queue()
+    with reloaded_by_signal(lambda: asked.put_nowait(None)):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.wait_for(asked.get(), 5)
 
 
 def test_a_second_signal_ends_at_once() -> None:

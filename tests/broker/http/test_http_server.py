@@ -3,14 +3,18 @@
 import asyncio
 import json
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from broker.http.server import MAX_HEAD, HttpServer
+from broker.tls import server_context
+from tests.pki import Pki
 
 PATIENCE = 10.0
 
@@ -84,6 +88,37 @@ async def test_a_host_name_is_heard_on_each_of_its_addresses() -> None:
     client.send(b"GET / HTTP/1.0\r\n\r\n")
     assert (await client.answer())[0] == 200
     await client.close()
+    await server.stop()
+
+
+async def test_with_tls_it_says_who_asks(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    ours, device = pki.server(), pki.device("acme", "dev-1")
+    seen: list[Any] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope["scheme"], scope.get("extensions", {}).get("tls", {}).get("client_cert_chain")))
+        await hello(scope, receive, send)
+
+    server = HttpServer(note, tls=server_context(ours.chain, ours.key, pki.authority.root_pem))
+    port = await server.start("localhost", 0)
+    for shown in (device, None):
+        context = pki.client(shown)
+        client = Connection(*await asyncio.open_connection("localhost", port, ssl=context))
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await client.answer())[0] == 200
+        await client.close()
+    await server.stop()
+    assert seen == [("https", (ssl.DER_cert_to_PEM_cert(device.der),)), ("https", None)]
+
+
+async def test_a_handshake_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.http.server.HEAD_SECONDS", 0.1)
+    ours = Pki(tmp_path).server()
+    server = HttpServer(hello, tls=server_context(ours.chain, ours.key))
+    silent = Connection(*await asyncio.open_connection("localhost", await server.start("localhost", 0)))
+    assert await silent.ended() == b""
+    await silent.close()
     await server.stop()
 
 
