@@ -1,44 +1,34 @@
-"""What operators may do: accounts, users, tokens, and the provision requests.
+"""What operators may do with provision requests: read them, change them, and the verbs.
 
 1. An operator sees its account and that account's children; what it may not see does not exist for it (`NotFound`).
 2. A request's change of phase goes through `transitions`, guarded by what was read, and starts over when stale.
-3. A client id is live once per device broker: a new request while another is open is a `Conflict`, or overwrites it.
-4. Secrets are shown once, to the one who made them; an activation key later only to a role that may reveal it.
+3. An activation key is shown on create (`creation`); later only to a role that may reveal it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from provisioner import policy, transitions
-from provisioner.entities import Desk
-from provisioner.errors import Conflict, Invalid, NotFound, QuotaExceeded, Refused, Unavailable
+from provisioner.creation import TRIES, Created, Creation
+from provisioner.errors import Conflict, Invalid, NotFound, Refused
 from provisioner.handover import new_text
 from provisioner.journal import line_about
 from provisioner.keys import reveal_key, seal_key
 from provisioner.lifecycle import Event, Phase, may
-from provisioner.model import (
-    Account,
-    AccountKind,
-    Confirm,
-    Coupling,
-    Credential,
-    Facts,
-    Millis,
-    ProvisionRequest,
-    Role,
-    Secret,
-    Status,
-    User,
-    evolve,
-)
+from provisioner.model import Coupling, Credential, Millis, ProvisionRequest, Role, Secret, Status, evolve
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Listing, Note, Saved, Unit
-
-_TRIES = 8
-_LONGEST_CONFIRM = 24 * 3600
+from provisioner.terms import (
+    check_attempts,
+    check_confirm,
+    check_confirm_time,
+    check_mac,
+    check_secure,
+    check_window,
+    configuration_text,
+)
 
 
 class _Keep:
@@ -48,189 +38,8 @@ class _Keep:
 KEEP = _Keep()
 
 
-@dataclass(frozen=True, slots=True)
-class NewRequest:
-    """What an operator says about a new request; Everyware's creator fields in snake case. Times: epoch ms.
-
-    `account` is an id or a name. `confirm_time` seconds. `user_password` only where the user may have to be made.
-    """
-
-    account: int | str
-    client_id: str
-    username: str
-    user_password: Secret | None = None
-    generate_key: bool = True
-    activation_key: Secret | None = None
-    retry_max_attempts: int | None = None
-    activates_on: Millis | None = None
-    expires_on: Millis | None = None
-    overwrite: bool = False
-    secure_url: bool = False
-    coupling: Coupling = Coupling.INHERITED
-    confirm: Confirm = Confirm.EITHER
-    confirm_time: int | None = None
-    configuration: Mapping[str, object] | None = None
-    facts: Facts = field(default_factory=Facts)
-    device_name: str | None = None
-    forget: bool = False
-    reuse_key: bool = True
-    status: Status = Status.ENABLED
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A request, and the activation key where one was made just now."""
-
-    request: ProvisionRequest
-    activation_key: Secret | None
-
-
-class Administration(Desk):
+class Administration(Creation):
     """The operator's use cases around provision requests. Accounts, users and tokens: see `Desk`."""
-
-    # -- create --------------------------------------------------------------------------------------------------------
-
-    async def create_request(self, actor: Actor, new: NewRequest, now: Millis) -> Created:
-        """A request and its activation key. Raises `Invalid`, `Conflict`, `QuotaExceeded`, `Forbidden`, `NotFound`."""
-        check_role(actor, Role.PREPARER)
-        account = await self.get_account(actor, new.account)
-        self._check_new(account, new)
-        user = await self._provision_user(actor, new, now)
-        key = self._new_key(generate=new.generate_key, given=new.activation_key)
-        for _ in range(_TRIES):
-            replaced = await self._make_room(account, new, now)
-            request = self._request_of(actor, account, user, new, key, now)
-            unit = Unit(
-                Note(now, "create", actor.token_id),
-                saved=tuple(saved for saved, _ in replaced),
-                added=(request,),
-                credentials=tuple(credential for _, leaving in replaced for credential in leaving),
-            )
-            if await self._store.commit(unit):
-                self._wake()
-                return Created(request, key)
-        raise Unavailable("this device is being changed too often", retry_after=2)
-
-    def _check_new(self, account: Account, new: NewRequest) -> None:
-        policy.parse_identifier(new.client_id, "clientId")
-        policy.parse_identifier(new.username, "provisionUserUsername")
-        if account.kind is not AccountKind.TARGET:
-            raise Invalid("not-a-target-account", "accountId must be a TARGET account", field="accountId")
-        policy.check_username_fits(account.name, new.client_id)
-        _check_window(new.activates_on, new.expires_on)
-        self._check_confirm(account.device_broker, new.confirm, new.confirm_time)
-        if new.retry_max_attempts is not None:
-            _check_attempts(new.retry_max_attempts)
-        self._check_secure(account.device_broker, secure=new.secure_url)
-        _check_mac(new.facts)
-
-    def _check_confirm(self, device_broker: str, confirm: Confirm, confirm_time: int | None) -> None:
-        broker = self._brokers.get(device_broker)
-        if confirm is Confirm.LOGIN and (broker is None or not broker.sees_logins):
-            raise Invalid(
-                "logins-not-seen", "logins at this device broker cannot be seen; use confirm ack", field="confirm"
-            )
-        if confirm_time is not None and not 1 <= confirm_time <= _LONGEST_CONFIRM:
-            raise Invalid("invalid-confirm-time", "confirmTime must be 1 to 86400 seconds", field="confirmTime")
-
-    def _check_secure(self, device_broker: str, *, secure: bool) -> None:
-        broker = self._brokers.get(device_broker)
-        if broker is not None and broker.address(secure=secure) is None:
-            wanted, setting = ("mqtts", "tls_listen") if secure else ("mqtt", "listen")
-            raise Invalid(
-                "no-such-url",
-                f"the device broker has no {wanted} address; set device_broker.{setting}, or change provisionSecureURL",
-                field="provisionSecureURL",
-            )
-
-    async def _provision_user(self, actor: Actor, new: NewRequest, now: Millis) -> User:
-        user = await self._store.find_user(new.username)
-        if user is None:
-            if new.user_password is None:
-                raise Invalid(
-                    "unknown-user",
-                    "there is no such provision user; give provisionUserPassword and it will be made",
-                    field="provisionUserUsername",
-                )
-            return await self._make_user(actor.token_id, new.username, new.user_password, None, now)
-        if new.user_password is not None and not await self._logins.verify(
-            user.username, new.user_password.reveal().encode()
-        ):
-            raise Conflict(
-                "wrong-user-password",
-                "this provision user exists with another password; give that one, or leave it out",
-                field="provisionUserPassword",
-            )
-        return user
-
-    def _new_key(self, *, generate: bool, given: Secret | None) -> Secret | None:
-        if given is not None:
-            return Secret(policy.parse_activation_key(given.reveal()))
-        if generate:
-            return Secret(new_text(self._entropy))
-        if not self._allow_keyless:
-            raise Invalid(
-                "no-activation-key",
-                "give an activationKey or set generateActivationKey; requests without a key are switched off here",
-                field="generateActivationKey",
-            )
-        return None
-
-    async def _make_room(
-        self, account: Account, new: NewRequest, now: Millis
-    ) -> list[tuple[Saved, tuple[Credential, ...]]]:
-        if account.quota is not None and await self._store.count_open(account.id) >= account.quota:
-            raise QuotaExceeded("quota-exceeded", f"account {account.name} has its {account.quota} open requests")
-        others = await self._store.find_open(account.device_broker, new.client_id)
-        if others and any(other.account_id != account.id for other in others):
-            raise Conflict("client-id-taken", "this clientId belongs to another account of the same device broker")
-        if others and not new.overwrite:
-            raise Conflict(
-                "duplicate-client-id",
-                "there is an open request for this clientId; set overwriteIfDuplicate to replace it",
-                field="clientId",
-            )
-        return [await self._replace(other, now) for other in others]
-
-    async def _replace(self, other: ProvisionRequest, now: Millis) -> tuple[Saved, tuple[Credential, ...]]:
-        if other.phase is Phase.PENDING:
-            return transitions.stop_pending(other, skipped=True), ()
-        credentials = await self._store.find_credentials(other.id)
-        return transitions.withdraw(other, credentials, now, stop_wanted=True)
-
-    def _request_of(
-        self, actor: Actor, account: Account, user: User, new: NewRequest, key: Secret | None, now: Millis
-    ) -> ProvisionRequest:
-        request_id = self._ids.next(now)
-        confirm_time = self._confirm_time if new.confirm_time is None else new.confirm_time
-        return ProvisionRequest(
-            id=request_id,
-            job_id=self._ids.next(now),
-            account_id=account.id,
-            account_name=account.name,
-            client_id=new.client_id,
-            provision_user_id=user.id,
-            provision_username=user.username,
-            device_broker=account.device_broker,
-            status=new.status,
-            activates_on=new.activates_on,
-            expires_on=new.expires_on,
-            secure_url=new.secure_url,
-            coupling=policy.resolve_coupling(new.coupling, account.coupling),
-            confirm=new.confirm,
-            confirm_time=confirm_time * 1000,
-            configuration=_configuration(new.configuration or {}),
-            facts=new.facts,
-            device_name=new.device_name,
-            forget=new.forget,
-            reuse_key=new.reuse_key,
-            retry_max_attempts=self._retry_max if new.retry_max_attempts is None else new.retry_max_attempts,
-            keys_sealed=None if key is None else seal_key(self._vault, request_id, key, user.username, new.client_id),
-            created_on=now,
-            created_by=actor.token_id,
-            modified_on=now,
-            modified_by=actor.token_id,
-        )
 
     # -- read ----------------------------------------------------------------------------------------------------------
 
@@ -267,11 +76,11 @@ class Administration(Desk):
     ) -> ProvisionRequest:
         """Change what the operator may change; keys are fields of `ProvisionRequest`, `facts` a `Facts`."""
         check_role(actor, Role.PREPARER)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
             values = dict(changes)
             if "configuration" in values:
-                values["configuration"] = _configuration(values["configuration"])
+                values["configuration"] = configuration_text(values["configuration"])
             after = self._modified(before, actor, now, **values)
             self._check_changed(before, after)
             note = Note(now, "update", actor.token_id, cause=", ".join(sorted(changes)))
@@ -281,9 +90,11 @@ class Administration(Desk):
         raise _busy()
 
     def _check_changed(self, before: ProvisionRequest, after: ProvisionRequest) -> None:
-        _check_window(after.activates_on, after.expires_on)
-        self._check_confirm(after.device_broker, after.confirm, after.confirm_time // 1000)
-        _check_attempts(after.retry_max_attempts)
+        check_window(after.activates_on, after.expires_on)
+        broker = self._brokers.get(after.device_broker)
+        check_confirm(broker, after.confirm)
+        check_confirm_time(after.confirm_time // 1000)
+        check_attempts(after.retry_max_attempts)
         if before.phase is Phase.PENDING and after.retry_max_attempts <= after.retry_count:
             # It would wait for claims that can only be answered `abandoned`.
             raise Invalid(
@@ -292,8 +103,8 @@ class Administration(Desk):
                 field="retryMaxAttempts",
             )
         if after.secure_url != before.secure_url:
-            self._check_secure(after.device_broker, secure=after.secure_url)
-        _check_mac(after.facts)
+            check_secure(broker, secure=after.secure_url)
+        check_mac(after.facts)
         if after.coupling is Coupling.INHERITED:
             raise Invalid(
                 "invalid-coupling",
@@ -304,7 +115,7 @@ class Administration(Desk):
     async def delete_request(self, actor: Actor, request_id: int, now: Millis) -> None:
         """Delete a request of which nothing is live; its credentials' names stay. Raises `Conflict`."""
         check_role(actor)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             request = await self.get_request(actor, request_id)
             if await self._store.find_credentials(request_id):
                 raise Conflict("still-live", "a credential of this request is live; revoke or stop it first")
@@ -324,7 +135,7 @@ class Administration(Desk):
         self, actor: Actor, request_id: int, now: Millis, optlock: int | None, status: Status
     ) -> ProvisionRequest:
         check_role(actor, Role.PREPARER, Role.INSTALLER)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
             after = self._modified(before, actor, now, status=status)
             note = Note(now, "enable" if status is Status.ENABLED else "disable", actor.token_id)
@@ -336,7 +147,7 @@ class Administration(Desk):
         """End an unfinished hand-over; a renewal falls back to the proved credential."""
         check_role(actor, Role.PREPARER, Role.INSTALLER)
         leaving: tuple[Credential, ...]
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
             if before.phase is Phase.CONFIRMED:
                 raise Conflict("already-provisioned", "the device has its credential; revoke it instead")
@@ -362,7 +173,7 @@ class Administration(Desk):
     async def revoke(self, actor: Actor, request_id: int, now: Millis, optlock: int | None = None) -> ProvisionRequest:
         """Take the device's credentials away for good."""
         check_role(actor)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
             saved, leaving = await self._withdraw(before, now, stop_wanted=True)
             if (after := await self._commit_verb(actor, "revoke", saved, leaving, now)) is not None:
@@ -379,7 +190,7 @@ class Administration(Desk):
     async def rotate(self, actor: Actor, request_id: int, now: Millis, optlock: int | None = None) -> ProvisionRequest:
         """Let the device's next claim renew its credential; the proved one lives until the next is confirmed."""
         check_role(actor)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
             if before.phase not in (Phase.CONFIRMED, Phase.RENEWING):
                 raise Conflict("not-confirmed", f"only a confirmed credential can be rotated; this is {before.phase}")
@@ -405,7 +216,7 @@ class Administration(Desk):
         """Start over, with the same key where it is still known, in a new window where one is given."""
         check_role(actor, Role.PREPARER)
         key = Secret(new_text(self._entropy)) if generate_key else None
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
             window = {
                 name: value
@@ -414,7 +225,7 @@ class Administration(Desk):
             }
             saved, leaving = await self._reopened(before, key, now)
             saved = Saved(before, evolve(saved.after, **window))
-            _check_window(saved.after.activates_on, saved.after.expires_on)
+            check_window(saved.after.activates_on, saved.after.expires_on)
             if policy.is_lapsed(saved.after, now):
                 raise Conflict("window-over", "the window of this request is over; give a later expiresOn")
             if (after := await self._commit_verb(actor, "reopen", saved, leaving, now)) is not None:
@@ -475,25 +286,3 @@ class Administration(Desk):
 
 def _busy() -> Refused:
     return Conflict("busy", "this request is being changed right now; try again")
-
-
-def _check_window(activates_on: Millis | None, expires_on: Millis | None) -> None:
-    if activates_on is not None and expires_on is not None and expires_on <= activates_on:
-        raise Invalid("invalid-window", "expiresOn must be after activatesOn", field="expiresOn")
-
-
-def _check_attempts(attempts: int) -> None:
-    if not 1 <= attempts <= 1000:
-        raise Invalid("invalid-attempts", "retryMaxAttempts must be 1 to 1000", field="retryMaxAttempts")
-
-
-def _check_mac(facts: Facts) -> None:
-    if facts.mac_address is not None and policy.normal_mac(facts.mac_address) is None:
-        raise Invalid("invalid-mac-address", "macAddress must have twelve hex digits", field="macAddress")
-
-
-def _configuration(value: object) -> str:
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    if len(text.encode()) > 8192:
-        raise Invalid("configuration-too-large", "configuration must fit 8192 bytes of JSON", field="configuration")
-    return text

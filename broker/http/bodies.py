@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
-from provisioner.administration import NewRequest
+from provisioner.creation import NewRequest
 from provisioner.entities import NewAccount
 from provisioner.model import AccountKind, Confirm, Coupling, Facts, Role, Secret, Status
 

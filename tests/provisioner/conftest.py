@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from provisioner import handover
-from provisioner.administration import Administration, Created, NewRequest
+from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
+from provisioner.creation import Created, NewRequest
 from provisioner.entities import NewAccount
 from provisioner.handover import Vault
 from provisioner.jobs import Jobs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.administration import Created
+from provisioner.creation import Created
 from provisioner.errors import Reason, Rejected
 from provisioner.lifecycle import Phase, State
 from provisioner.model import Offer

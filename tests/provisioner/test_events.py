@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from provisioner.administration import Created
+from provisioner.creation import Created
 from provisioner.errors import Invalid, Rejected
 from provisioner.events import EventType, StoredEvent, envelope, events_of, parse_event_id, payload
 from provisioner.model import Facts, Origin, Result

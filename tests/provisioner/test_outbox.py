@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from provisioner.administration import Created
+from provisioner.creation import Created
 from provisioner.errors import Unavailable
 from provisioner.events import StoredEvent
 from provisioner.model import Millis

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import integers, sampled_from
 
-from provisioner.administration import Created
+from provisioner.creation import Created
 from provisioner.errors import Conflict, Reason, Rejected
 from provisioner.lifecycle import Phase
 from provisioner.model import Result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from provisioner.administration import Created
+from provisioner.creation import Created
 from provisioner.errors import Conflict, Refused, Unavailable
 from provisioner.model import Role, Secret
 from provisioner.policy import Actor

@@ -20,7 +20,7 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from broker.fleet.device import State
-from provisioner.administration import NewRequest
+from provisioner.creation import NewRequest
 from provisioner.entities import NewAccount
 from provisioner.handover import Vault
 from provisioner.model import AccountKind, Confirm, Millis, Offer, Secret, Status
