@@ -2,13 +2,13 @@
 -- of those tables in the order of their values, prefixed with r. and c.
 
 -- name: find_claims
--- A batch of claims: [[position, user, clientId, requestId], …] as JSON.
-SELECT j.key, {request}, {credential}, b.generation,
+-- A batch of claims: [[user, clientId, requestId], …] as JSON; all of the answer in one row.
+SELECT json_group_array(json_array(j.key, {request}, {credential}, b.generation,
        max((SELECT generation_floor FROM ledger), coalesce((SELECT max(generation) FROM credential
             WHERE device_broker = r.device_broker AND client_id = r.client_id), 0)),
        (SELECT count(*) FROM credential o
          WHERE o.device_broker = r.device_broker AND o.client_id = r.client_id AND o.state != 'RETIRED'
-           AND (o.request_id != r.id OR (o.generation != r.generation AND o.generation IS NOT r.proved_generation)))
+           AND (o.request_id != r.id OR (o.generation != r.generation AND o.generation IS NOT r.proved_generation)))))
   FROM json_each(:batch) j
   JOIN provision_user u ON u.username = json_extract(j.value, '$[0]')
   JOIN request r ON r.id = (SELECT max(id) FROM request
@@ -33,8 +33,8 @@ SELECT 0, {request}, {credential}, NULL,
  WHERE r.id = :id;
 
 -- name: find_usernames
--- A batch of device logins: [[device broker, user name], …] as JSON.
-SELECT j.key, {credential}
+-- A batch of device logins: [[device broker, user name], …] as JSON; all of the answer in one row.
+SELECT json_group_array(json_array(j.key, {credential}))
   FROM json_each(:batch) j
   JOIN credential c ON c.device_broker = json_extract(j.value, '$[0]') AND c.username = json_extract(j.value, '$[1]');
 
@@ -59,7 +59,9 @@ SELECT 1 FROM credential WHERE device_broker = :device_broker AND client_id = :c
    AND request_id != :but_for AND state != 'RETIRED' LIMIT 1;
 
 -- name: guards
-SELECT id, optlock, job_optlock FROM request WHERE id IN (SELECT value FROM json_each(:ids));
+-- All in one row: [[id, optlock, optlock of the job], …].
+SELECT json_group_array(json_array(id, optlock, job_optlock)) FROM request
+ WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: save_request
 UPDATE request SET status = :status, activates_on = :activates_on, expires_on = :expires_on, secure_url = :secure_url,
@@ -69,13 +71,15 @@ UPDATE request SET status = :status, activates_on = :activates_on, expires_on = 
        modified_on = :modified_on, modified_by = :modified_by, optlock = :optlock
  WHERE id = :id;
 
--- name: save_job
--- A rotation may have sealed the keys anew since they were read: what is as it was is not written back.
-UPDATE request SET keys_sealed = iif(:keys_changed, :keys_sealed, keys_sealed), phase = :phase, generation = :generation,
-       proved_generation = :proved_generation, retry_count = :retry_count, rotate_wanted = :rotate_wanted,
-       stop_wanted = :stop_wanted, skipped = :skipped, progress = :progress, start_on = :start_on,
-       last_refusal = :last_refusal, job_status = :job_status, job_optlock = :job_optlock
- WHERE id = :id;
+-- name: save_jobs
+-- Rows as a JSON array of objects. A rotation may have sealed the keys anew since they were read: what is as it was is
+-- not written back.
+UPDATE request SET keys_sealed = iif(j.keys_changed, j.keys_sealed, request.keys_sealed), phase = j.phase,
+       generation = j.generation, proved_generation = j.proved_generation, retry_count = j.retry_count,
+       rotate_wanted = j.rotate_wanted, stop_wanted = j.stop_wanted, skipped = j.skipped, progress = j.progress,
+       start_on = j.start_on, last_refusal = j.last_refusal, job_status = j.job_status, job_optlock = j.job_optlock
+  FROM (SELECT {jobs} FROM json_each(:rows)) j
+ WHERE request.id = j.id;
 
 -- name: add_request
 INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, device_broker, status, activates_on,
@@ -89,18 +93,21 @@ VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broke
        :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
        :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock);
 
--- name: save_credential
-INSERT INTO credential (device_broker, client_id, generation, request_id, account_name, username, coupling, identity,
-       secret_sealed, secret_hash, state, minted_on, confirm_before, due_on, attempts, settled_on)
-VALUES (:device_broker, :client_id, :generation, :request_id, :account_name, :username, :coupling, :identity,
-       :secret_sealed, :secret_hash, :state, :minted_on, :confirm_before, :due_on, :attempts, :settled_on)
--- A password is sealed once, at the mint, and wiped once: in between only a rotation writes it.
+-- name: save_credentials
+-- Rows as a JSON array of objects. A password is sealed once, at the mint, and wiped once: in between only a rotation
+-- writes it.
+INSERT INTO credential ({credential_names})
+SELECT {credentials} FROM json_each(:rows) WHERE true
 ON CONFLICT (device_broker, client_id, generation) DO UPDATE SET
-       secret_sealed = iif(excluded.secret_sealed IS NULL, NULL, secret_sealed), state = excluded.state, confirm_before = excluded.confirm_before,
-       due_on = excluded.due_on, attempts = excluded.attempts, settled_on = excluded.settled_on;
+       secret_sealed = iif(excluded.secret_sealed IS NULL, NULL, secret_sealed), state = excluded.state,
+       confirm_before = excluded.confirm_before, due_on = excluded.due_on, attempts = excluded.attempts,
+       settled_on = excluded.settled_on;
 
 -- name: bind
-INSERT INTO bound_request_id (request_id, text, generation) VALUES (:request_id, :text, :generation)
+-- Rows as a JSON array of objects.
+INSERT INTO bound_request_id (request_id, text, generation)
+SELECT json_extract(value, '$.request_id'), json_extract(value, '$.text'), json_extract(value, '$.generation')
+  FROM json_each(:rows) WHERE true
 ON CONFLICT DO NOTHING;
 
 -- name: lease_due
@@ -236,8 +243,13 @@ SELECT (SELECT count(*) FROM request) + (SELECT count(*) FROM credential);
 SELECT seq, digest FROM journal ORDER BY seq DESC LIMIT 1;
 
 -- name: add_journal
+-- Rows as a JSON array of arrays; their digests, which JSON cannot hold, one behind the other.
 INSERT INTO journal (seq, at, action, actor, source, request_id, client_id, generation, before, phase, cause, digest)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+       json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'),
+       json_extract(value, '$[9]'), json_extract(value, '$[10]'), substr(:digests, 32 * key + 1, 32)
+  FROM json_each(:rows);
 
 -- name: list_journal
 SELECT seq, at, action, actor, source, request_id, client_id, generation, before, phase, cause, digest FROM journal
@@ -275,9 +287,13 @@ INSERT INTO migration (number, name, digest) VALUES (0, '', '');
 -- name: delete_probe
 DELETE FROM migration WHERE number = 0;
 
--- name: add_event
+-- name: add_events
+-- Rows as a JSON array of arrays.
 INSERT INTO event (type, request_id, account_id, made_on, originator_id, originator_account_id, facts)
-VALUES (?1, ?2, ?3, ?4, ?5, (SELECT account_id FROM token WHERE id = ?5), ?6);
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'),
+       (SELECT account_id FROM token WHERE id = json_extract(value, '$[4]')), json_extract(value, '$[5]')
+  FROM json_each(:rows);
 
 -- name: newest_event
 SELECT max(seq) FROM event;

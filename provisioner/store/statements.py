@@ -105,6 +105,30 @@ _REQUEST_FIELDS = [field.name for field in fields(ProvisionRequest)]
 _CREDENTIAL_FIELDS = [field.name for field in fields(Credential)]
 
 
+_JOB = [
+    "id",
+    "keys_changed",
+    "keys_sealed",
+    "phase",
+    "generation",
+    "proved_generation",
+    "retry_count",
+    "rotate_wanted",
+    "stop_wanted",
+    "skipped",
+    "progress",
+    "start_on",
+    "last_refusal",
+    "job_status",
+    "job_optlock",
+]
+
+
+def _members(names: Sequence[str]) -> str:
+    """Columns out of the objects of a JSON array."""
+    return ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
+
+
 def _load() -> dict[str, str]:
     text = files("provisioner.store").joinpath("queries.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
@@ -113,6 +137,9 @@ def _load() -> dict[str, str]:
         "{credential}": ", ".join(_CREDENTIAL),
         "{event}": ", ".join(_EVENT),
         "{owners}": _OWNERS,
+        "{jobs}": _members(_JOB),
+        "{credentials}": _members(_CREDENTIAL_FIELDS),
+        "{credential_names}": ", ".join(_CREDENTIAL_FIELDS),
     }
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
@@ -202,7 +229,7 @@ def read_entry(row: Row) -> Entry:
 
 
 def job_values(request: ProvisionRequest) -> dict[str, Any]:
-    """Parameters of `save_job`. Enumerations as plain text: sqlite3 looks for an adapter for anything else."""
+    """What `save_jobs` writes. Enumerations as plain text: sqlite3 looks for an adapter for anything else."""
     return {
         "id": request.id,
         "keys_sealed": request.keys_sealed,
@@ -224,11 +251,6 @@ def job_values(request: ProvisionRequest) -> dict[str, Any]:
 def request_values(request: ProvisionRequest) -> dict[str, Any]:
     """Parameters of `save_request` and `add_request`, and some they do not ask for."""
     return vars(request) | vars(request.facts) | job_values(request)
-
-
-def credential_values(credential: Credential) -> dict[str, Any]:
-    """Parameters of `save_credential`."""
-    return vars(credential) | {"state": credential.state.value, "coupling": credential.coupling.value}
 
 
 def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
