@@ -26,6 +26,7 @@ from provisioner.terms import (
     check_confirm_time,
     check_mac,
     check_secure,
+    check_tight,
     check_window,
     configuration_text,
 )
@@ -111,6 +112,8 @@ class Administration(Creation):
                 "deviceCredentialsTight must be STRICT or LOOSE here",
                 field="deviceCredentialsTight",
             )
+        if after.coupling is not before.coupling:
+            check_tight(broker, after.coupling)
 
     async def delete_request(self, actor: Actor, request_id: int, now: Millis) -> None:
         """Delete a request of which nothing is live; its credentials' names stay. Raises `Conflict`."""

@@ -35,8 +35,10 @@ from provisioner.terms import (
     check_attempts,
     check_confirm,
     check_confirm_time,
+    check_device_broker,
     check_mac,
     check_secure,
+    check_tight,
     check_window,
     configuration_text,
 )
@@ -112,9 +114,11 @@ class Creation(Desk):
         if account.kind is not AccountKind.TARGET:
             raise Invalid("not-a-target-account", "accountId must be a TARGET account", field="accountId")
         policy.check_username_fits(account.name, new.client_id)
+        check_device_broker(self._brokers, account, new.client_id)
         check_window(new.activates_on, new.expires_on)
         broker = self._brokers.get(account.device_broker)
         check_confirm(broker, new.confirm)
+        check_tight(broker, policy.resolve_coupling(new.coupling, account.coupling))
         if new.confirm_time is not None:
             check_confirm_time(new.confirm_time)
         if new.retry_max_attempts is not None:

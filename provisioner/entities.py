@@ -38,7 +38,7 @@ class Ids:
 
 @dataclass(frozen=True, slots=True)
 class NewAccount:
-    """What an operator says about a new account; `parent` is an id or a name."""
+    """What an operator says about a new account; `parent` is an id or a name, `device_broker` None the default one."""
 
     name: str
     kind: AccountKind
@@ -46,6 +46,7 @@ class NewAccount:
     parent: int | str | None = None
     coupling: Coupling = Coupling.STRICT
     quota: int | None = None
+    device_broker: str | None = None
 
 
 class Desk:
@@ -139,6 +140,7 @@ class Desk:
             raise Invalid("invalid-quota", "quota must not be negative", field="quota")
         if len(new.display_name) > 255:
             raise Invalid("invalid-display-name", "displayName must have at most 255 characters", field="displayName")
+        device_broker = self._default_broker if new.device_broker is None else self._known_broker(new.device_broker)
         parent = new.parent
         if parent is None and actor.account_id is not None:
             parent = actor.account_id
@@ -150,7 +152,7 @@ class Desk:
             kind=new.kind,
             parent_id=None if parent is None else (await self.get_account(actor, parent)).id,
             coupling=new.coupling,
-            device_broker=self._default_broker,
+            device_broker=device_broker,
             quota=new.quota,
             created_on=now,
             created_by=actor.token_id,
@@ -163,6 +165,23 @@ class Desk:
             new.name,
         )
         return account
+
+    async def move_account(self, actor: Actor, id_or_name: int | str, device_broker: str, now: Millis) -> Account:
+        """Have the devices of an account's future requests work elsewhere; those it has stay where they are."""
+        check_role(actor)
+        account = await self.get_account(actor, id_or_name)
+        note = Note(now, "move-account", actor.token_id, cause=f"{account.name} to {self._known_broker(device_broker)}")
+        await self._store.save_device_broker(account.id, device_broker, note)
+        return await self.get_account(actor, account.id)
+
+    def _known_broker(self, name: str) -> str:
+        if name not in self._brokers:
+            raise Invalid(
+                "no-such-device-broker",
+                f"there is no such device broker; it is one of {', '.join(sorted(self._brokers))}",
+                field="deviceBroker",
+            )
+        return name
 
     async def list_accounts(self, actor: Actor) -> Sequence[Account]:
         """Accounts the operator may see."""

@@ -22,7 +22,7 @@ from provisioner.handover import Vault
 from provisioner.keys import secret_context
 from provisioner.lifecycle import State
 from provisioner.model import Credential, Line, Millis, ProvisionRequest, Secret
-from provisioner.ports import DeviceBroker, Entropy, Install, Note, Store, ToInstall, Unit
+from provisioner.ports import DeviceBroker, Entropy, Install, Note, Revoke, Store, ToInstall, Unit
 from provisioner.reconcile import Reconciler
 from provisioner.refusals import Refusals
 
@@ -40,6 +40,10 @@ _TRIES = 8
 _WINDOW_OVER = "the window is over"
 _TIME_OVER = "the confirm time is over"
 _CLOCK_AHEAD = "the clock was ahead when the confirm time was set"
+_GONE = {
+    Revoke.CLOSED: "gone, sessions closed",
+    Revoke.OPEN: "gone; this device broker leaves an open session until it connects anew",
+}
 
 Key = tuple[str, str, int]
 """(device broker, clientId, generation)."""
@@ -70,6 +74,7 @@ class Jobs:
         self._refusals = Refusals()
         self._reconciler = Reconciler(store, brokers, vault)
         self._reconcile_on: Millis = 0
+        self._broker_is_back = False
         self._installing: dict[Key, _Running] = {}
         self._latest: Millis | None = None
         self._recall_on = math.inf
@@ -138,6 +143,9 @@ class Jobs:
     async def step(self, now: Millis) -> Millis:
         """Do what is due; when to come back at the latest. Raises `Unavailable`."""
         await self._notice_clock(now)
+        if self._broker_is_back:
+            self._broker_is_back = False
+            await self._store.recall(now, now + transitions.CONFIRM_LIMIT)
         for request in await self._store.find_lapsed(now, _BATCH):
             await self._store.commit(transitions.expire(request, Note(now, "expire", cause=_WINDOW_OVER)))
         await self._record_refusals()
@@ -152,8 +160,9 @@ class Jobs:
         return self._reconcile_on if due is None else min(due, self._reconcile_on)
 
     def reconcile(self) -> None:
-        """A device broker was reached again: compare it with the ledger now."""
+        """A device broker was reached again: compare it with the ledger now, and do what was put off meanwhile."""
         self._reconcile_on = 0
+        self._broker_is_back = True
         self.wake()
 
     async def _notice_clock(self, now: Millis) -> None:
@@ -187,17 +196,15 @@ class Jobs:
         try:
             gone = (await self._broker(credential).revoke([credential.username]))[0]
         except Unavailable:
-            gone = False
+            gone = Revoke.LATER
         for _ in range(_TRIES):
             others = await self._store.find_credentials(request.id)
             if all(other.generation != credential.generation for other in others):
                 return  # the lease ran out meanwhile, and whoever took the next one was quicker
-            if gone:
-                unit = transitions.retired(
-                    request, credential, others, Note(now, "retired", cause="gone, sessions closed")
-                )
-            else:
+            if gone is Revoke.LATER:
                 unit = self._postponed(request, credential, now)
+            else:
+                unit = transitions.retired(request, credential, others, Note(now, "retired", cause=_GONE[gone]))
             if await self._store.commit(unit):
                 return
             # Two generations of one request leave side by side: each goes on from what the other left.

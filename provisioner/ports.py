@@ -173,6 +173,9 @@ class Store(Protocol):
     async def list_accounts(self) -> Sequence[Account]:
         """All of them, oldest first."""
 
+    async def save_device_broker(self, account_id: int, device_broker: str, note: Note) -> None:
+        """Where the devices of an account's future requests work."""
+
     async def add_user(self, user: User, note: Note) -> None:
         """Raises `Conflict` when the user name is taken."""
 
@@ -218,6 +221,14 @@ class Install(Enum):
     NEVER = "never"  # it refuses for good
 
 
+class Revoke(Enum):
+    """What became of one user name that shall be refused."""
+
+    CLOSED = "closed"  # it is refused, and no session of it is left
+    OPEN = "open"  # it is refused, and a session it has may go on until it connects anew
+    LATER = "later"  # the device broker is away or busy: try again
+
+
 @dataclass(frozen=True, slots=True)
 class ToInstall:
     """A credential on its way into a device broker."""
@@ -226,25 +237,77 @@ class ToInstall:
     password: Secret
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a look at a device broker found: its version in its own words, and what has to be cured, a sentence each."""
+
+    version: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What changes cost there: sessions that may drop, seconds during which it serves nobody, rewrites of its list.
+
+    `duration` is seconds until the last one is done.
+    """
+
+    sessions: int = 0
+    stall: float = 0.0
+    rewrites: int = 0
+    duration: float = 0.0
+
+
 class DeviceBroker(Protocol):
-    """Puts credentials into a device broker, takes them out, kicks who uses them."""
+    """Puts credentials into a device broker, takes them out, kicks who uses them.
+
+    `install` and `revoke` take many at once, may be called again for what was done, and bring nobody back who was
+    revoked. Where the broker is away they say LATER; `probe` and `list` raise `Unavailable`.
+    """
 
     name: str
+    kind: str
+    """The setting that chooses it."""
     sees_logins: bool
     asks_ledger: bool
     """It admits whom the ledger says is in force, at each login: nothing has to be installed, or can be missing."""
+    binds_client_id: bool
+    """It refuses a right password under a wrong client id, so a credential can be tight there."""
+    templates: bool
+    """Topic rights come from one rule with the client id in it, not from one for each credential."""
+    prehashed: bool
+    """It takes a hash, so no password leaves this process."""
+    kicks_live: bool
+    """Revoking closes the session that is open."""
+    persists: bool
+    """What was installed is there after its restart."""
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
         """What a device is told; None: there is no such (plain or TLS) address."""
 
+    def objection(self, account: str, client_id: str) -> str | None:
+        """Why a device of these names cannot work there, a sentence with the way out; None: it can."""
+
+    def delay(self) -> float:
+        """Seconds until what is handed over now would be installed."""
+
+    def cost(self, installs: int, revokes: int) -> Cost:
+        """What so many changes would cost there now."""
+
+    async def probe(self) -> Probe:
+        """Reach it, and check that it can be written to; changes nothing."""
+
     async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
         """One outcome per item, in order; DONE means a device could connect now."""
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
-        """Refuse these for good and close their sessions; one outcome per name, True: gone."""
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
+        """Refuse these for good and, with `kick`, close their sessions; one outcome per name."""
 
     async def list(self) -> Sequence[str]:
         """Our user names that are there: in its own list, or, where it asks the ledger, with a session."""
+
+    async def close(self) -> None:
+        """Give up connections; what was not answered is LATER."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,9 +22,10 @@ from provisioner.journal import line_of
 from provisioner.keys import secret_context
 from provisioner.lifecycle import LIVE, State
 from provisioner.model import Credential, Line, Millis, Secret
-from provisioner.ports import DeviceBroker, Install, Note, Store, ToInstall, Unit
+from provisioner.ports import DeviceBroker, Install, Note, Revoke, Store, ToInstall, Unit
 
 _PAGE = 500
+_BATCH = 100
 
 _MAY_BE_THERE = LIVE | {State.MINTED}
 """A minted one is on its way in: taken out, it would be refused for good when its install is committed."""
@@ -70,34 +71,39 @@ class Reconciler:
         unreachable = []
         for name, broker in self._brokers.items():
             try:
-                there = set(await broker.list())
+                differences += await self._differences(name, broker)
             except Unavailable:
                 unreachable.append(name)
-                continue
-            differences += await self._unknown(name, there)
-            if not broker.asks_ledger and (suspects := await self._missing(name, there)):
-                try:
-                    there = set(await broker.list())
-                except Unavailable:
-                    unreachable.append(name)
-                    continue
-                differences += await self._still_missing(suspects, there)
         return Drift(tuple(differences), tuple(unreachable))
 
-    async def _unknown(self, broker: str, there: set[str]) -> list[Difference]:
+    async def _differences(self, name: str, broker: DeviceBroker) -> list[Difference]:
+        there = set(await broker.list())
+        if broker.asks_ledger:
+            return await self._unknown(name, there)
+        known: set[str] = set()
+        suspects: list[Credential] = []
+        async for credential in self._live(name):
+            known.add(credential.username)
+            if credential.username not in there:
+                suspects.append(credential)
+        differences = await self._unknown(name, there - known)
+        if suspects:
+            differences += await self._still_missing(suspects, set(await broker.list()))
+        return differences
+
+    async def _live(self, broker: str) -> AsyncIterator[Credential]:
+        after = ""
+        while page := await self._store.find_live(broker, after, _PAGE):
+            for credential in page:
+                yield credential
+            after = page[-1].username
+
+    async def _unknown(self, broker: str, suspects: set[str]) -> list[Difference]:
         found = []
-        for username in sorted(there):
+        for username in sorted(suspects):
             credential = await self._store.find_username(broker, username)
             if credential is None or credential.state not in _MAY_BE_THERE:
                 found.append(Difference(broker, username, Kind.UNKNOWN, credential))
-        return found
-
-    async def _missing(self, broker: str, there: set[str]) -> list[Credential]:
-        found: list[Credential] = []
-        after = ""
-        while page := await self._store.find_live(broker, after, _PAGE):
-            found += [credential for credential in page if credential.username not in there]
-            after = page[-1].username
         return found
 
     async def _still_missing(self, suspects: list[Credential], there: set[str]) -> list[Difference]:
@@ -116,37 +122,59 @@ class Reconciler:
     async def mend(self, now: Millis) -> Drift:
         """Compare and put right what can be; what is returned was found. Each deed has its line in the journal."""
         drift = await self.compare()
-        for difference in drift.differences:
-            try:
-                await self._mend(difference, now)
-            except Unavailable:
-                continue  # the next round finds it again
+        for name, broker in self._brokers.items():
+            found = [one for one in drift.differences if one.device_broker == name]
+            for start in range(0, len(found), _BATCH):
+                try:
+                    await self._mend(broker, found[start : start + _BATCH], now)
+                except Unavailable:
+                    break  # the next round finds the rest again
         return drift
 
-    async def _mend(self, difference: Difference, now: Millis) -> None:
-        broker = self._brokers[difference.device_broker]
-        note = Note(now, "reconcile", cause=f"{difference.kind} at the device broker")
-        credential = difference.credential
-        if difference.kind is Kind.UNKNOWN:
+    async def _mend(self, broker: DeviceBroker, found: Sequence[Difference], now: Millis) -> None:
+        await self._take_out(broker, [one for one in found if one.kind is Kind.UNKNOWN], now)
+        missing = []
+        for difference in found:
+            if difference.kind is Kind.UNKNOWN or difference.credential is None:
+                continue
+            current = await self._in_force(difference.credential)
+            if current is not None and current.secret_sealed is None:
+                await self._rotate(current, _note(difference, now))
+            elif current is not None:
+                missing.append((difference, current))
+        await self._put_back(broker, missing, now)
+
+    async def _take_out(self, broker: DeviceBroker, unknown: Sequence[Difference], now: Millis) -> None:
+        unwanted = []
+        for difference in unknown:
             # Somebody may have minted it between the two looks; only what is still not in force goes.
             current = await self._store.find_username(difference.device_broker, difference.username)
-            unwanted = current is None or current.state not in _MAY_BE_THERE
-            if unwanted and (await broker.revoke([difference.username]))[0]:
-                await self._tell(note, credential)
-        elif credential is not None and (current := await self._in_force(credential)) is not None:
-            if current.secret_sealed is None:
-                await self._rotate(current, note)
-            else:
-                await self._put_back(broker, current, current.secret_sealed, note)
-
-    async def _put_back(self, broker: DeviceBroker, credential: Credential, sealed: str, note: Note) -> None:
-        password = Secret(self._vault.open(sealed, secret_context(credential)).decode())
-        if (await broker.install([ToInstall(credential, password)]))[0] is not Install.DONE:
+            if current is None or current.state not in _MAY_BE_THERE:
+                unwanted.append(difference)
+        if not unwanted:
             return
-        await self._tell(note, credential)
-        if await self._in_force(credential) is None:
-            # It was retired meanwhile, and its own job may have been through before us.
-            await broker.revoke([credential.username])
+        outcomes = await broker.revoke([difference.username for difference in unwanted])
+        for difference, outcome in zip(unwanted, outcomes, strict=True):
+            if outcome is not Revoke.LATER:
+                await self._tell(_note(difference, now), difference.credential)
+
+    async def _put_back(
+        self, broker: DeviceBroker, missing: Sequence[tuple[Difference, Credential]], now: Millis
+    ) -> None:
+        if not missing:
+            return
+        outcomes = await broker.install([self._opened(credential) for _, credential in missing])
+        for (difference, credential), outcome in zip(missing, outcomes, strict=True):
+            if outcome is not Install.DONE:
+                continue
+            await self._tell(_note(difference, now), credential)
+            if await self._in_force(credential) is None:
+                # It was retired meanwhile, and its own job may have been through before us.
+                await broker.revoke([credential.username])
+
+    def _opened(self, credential: Credential) -> ToInstall:
+        sealed = credential.secret_sealed or ""
+        return ToInstall(credential, Secret(self._vault.open(sealed, secret_context(credential)).decode()))
 
     async def _rotate(self, credential: Credential, note: Note) -> None:
         dossier = await self._store.find_request(credential.request_id)
@@ -164,3 +192,7 @@ class Reconciler:
                 *line[:4], credential.request_id, credential.client_id, credential.generation, None, None, note.cause
             )
         await self._store.record([line])
+
+
+def _note(difference: Difference, now: Millis) -> Note:
+    return Note(now, "reconcile", cause=f"{difference.kind} at the device broker")

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -275,7 +276,7 @@ class Provisioner:
             minted.saved[0].after, credential, password, now, self._rules.install_wait
         )
         if unit is None:
-            raise self._wait("the device broker is not ready", "install")
+            raise self._wait_for_install(request)
         return offer
 
     def _asks_ledger(self, request: ProvisionRequest) -> bool:
@@ -312,7 +313,7 @@ class Provisioner:
             await self._jobs.await_install(request, credential, None, now, self._rules.install_wait)
             if (fresh := await self._store.find_request(request.id)) is not None and fresh.request != request:
                 raise _Stale
-            raise self._wait("the device broker is not ready", "install")
+            raise self._wait_for_install(request)
         if credential.state not in (State.INSTALLED, State.OFFERED) or credential.secret_sealed is None:
             raise self._wait("the former credential is being taken out", "mint")
         if credential.confirm_before <= now:
@@ -374,9 +375,15 @@ class Provisioner:
         if claim.max_reply is not None and (needed := self._measure(offer, claim.encoding)) > claim.max_reply:
             raise Rejected(Reason.TOO_LARGE, "the reply is larger than maxReply", step="mint", needed=needed)
 
+    def _wait_for_install(self, request: ProvisionRequest) -> Rejected:
+        """It is tried for as long as the device broker's queue says, or as an attempt that failed is put off."""
+        broker = self._brokers.get(request.device_broker)
+        seconds = 0 if broker is None else math.ceil(broker.delay())
+        return self._wait("the device broker is not ready", "install", max(_SOON, min(policy.MAX_RETRY, seconds)))
+
     @staticmethod
-    def _wait(detail: str, step: str) -> Rejected:
-        return Rejected(Reason.WAIT, detail, step=step, retry_after=_SOON)
+    def _wait(detail: str, step: str, seconds: int = _SOON) -> Rejected:
+        return Rejected(Reason.WAIT, detail, step=step, retry_after=seconds)
 
     async def _commit(self, unit: Unit) -> None:
         if not await self._store.commit(unit):

@@ -6,9 +6,10 @@ Each raises `Invalid` and names the field as the operator wrote it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from provisioner.errors import Invalid
-from provisioner.model import Confirm, Facts, Millis
+from provisioner.model import Account, Confirm, Coupling, Facts, Millis
 from provisioner.policy import normal_mac
 from provisioner.ports import DeviceBroker
 
@@ -59,6 +60,32 @@ def check_secure(broker: DeviceBroker | None, *, secure: bool) -> None:
             "no-such-url",
             f"the device broker has no {wanted} address; set device_broker.{setting}, or change provisionSecureURL",
             field="provisionSecureURL",
+        )
+
+
+def check_device_broker(brokers: Mapping[str, DeviceBroker], account: Account, client_id: str) -> None:
+    """The account's device broker is set up, and a device of this name can work at it."""
+    broker = brokers.get(account.device_broker)
+    if broker is None:
+        raise Invalid(
+            "no-such-device-broker",
+            f"the device broker {account.device_broker} of account {account.name} is not set up; "
+            f"move the account to {' or '.join(sorted(brokers))}",
+            field="accountId",
+        )
+    if (objection := broker.objection(account.name, client_id)) is not None:
+        raise Invalid("client-id-unfit", objection, field="clientId")
+
+
+def check_tight(broker: DeviceBroker | None, coupling: Coupling) -> None:
+    """A tight credential is promised only where the device broker itself refuses a wrong client id."""
+    if coupling is Coupling.STRICT and broker is not None and not broker.binds_client_id:
+        raise Invalid(
+            "tight-not-held",
+            f"the device broker {broker.name} ({broker.kind}) admits a right password under any client id, so a "
+            "credential cannot be tight there; ask for a loose one (deviceCredentialsTight LOOSE), or move the account "
+            "to a device broker of kind embedded, webhook or mosquitto-dynsec",
+            field="deviceCredentialsTight",
         )
 
 

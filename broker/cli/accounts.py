@@ -18,6 +18,7 @@ _COLUMNS = {
     "display name": "displayName",
     "parent": "parentId",
     "coupling": "coupling",
+    "device broker": "deviceBroker",
     "quota": "quota",
 }
 
@@ -35,6 +36,9 @@ def create(
         typer.Option("--strict/--loose", help="May only its client id use a credential, or any of the account?"),
     ] = None,
     quota: Annotated[int | None, typer.Option(min=0, help="Open requests it may have at a time.")] = None,
+    device_broker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where its devices work; default: the one of [device_broker].")
+    ] = None,
     server: Server = None,
     token_file: TokenFile = None,
     as_json: Json = False,
@@ -52,8 +56,30 @@ def create(
             "parentId": await api.account_id(parent) if parent else None,
             "coupling": coupling(strict),
             "quota": quota,
+            "deviceBroker": device_broker,
         }
         return await api.post("/v2/accounts", body)
+
+    emit(ask(Door(where(ctx), server, token_file), work), _COLUMNS, as_json=as_json)
+
+
+@app.command("move")
+def move(
+    ctx: typer.Context,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="Its name or id.")],
+    device_broker: Annotated[str, typer.Argument(metavar="NAME", help="Where devices of future requests work.")],
+    *,
+    server: Server = None,
+    token_file: TokenFile = None,
+    as_json: Json = False,
+) -> None:
+    """Give an account another device broker, for requests made from now on.
+
+    Example: provisioner account move acme plant
+    """
+
+    async def work(api: Api) -> object:
+        return await api.post(f"/v2/accounts/{await api.account_id(account)}/move", {"deviceBroker": device_broker})
 
     emit(ask(Door(where(ctx), server, token_file), work), _COLUMNS, as_json=as_json)
 

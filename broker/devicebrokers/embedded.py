@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from provisioner import __version__
 from provisioner.model import BrokerAddress
-from provisioner.ports import Install, ToInstall
+from provisioner.ports import Cost, Install, Probe, Revoke, ToInstall
 
 
 class EmbeddedDevices:
@@ -20,8 +21,14 @@ class EmbeddedDevices:
     """
 
     name = "embedded"
+    kind = "embedded"
     sees_logins = True
     asks_ledger = True
+    binds_client_id = True
+    templates = True
+    prehashed = True
+    kicks_live = True
+    persists = True
 
     def __init__(self, kick: Callable[[str], Awaitable[int]], connected: Callable[[], Sequence[str]]) -> None:
         self._kick = kick
@@ -33,16 +40,37 @@ class EmbeddedDevices:
         """See `DeviceBroker`."""
         return self.secure if secure else self.plain
 
+    def objection(self, account: str, client_id: str) -> str | None:  # noqa: ARG002  # every name will do
+        """See `DeviceBroker`."""
+        return None
+
+    def delay(self) -> float:
+        """See `DeviceBroker`."""
+        return 0.0
+
+    def cost(self, installs: int, revokes: int) -> Cost:  # noqa: ARG002  # nothing is installed
+        """See `DeviceBroker`."""
+        return Cost(sessions=revokes)
+
+    async def probe(self) -> Probe:
+        """See `DeviceBroker`."""
+        return Probe(__version__)
+
     async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
         """See `DeviceBroker`."""
         return [Install.DONE] * len(items)
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         """See `DeviceBroker`."""
+        if not kick:
+            return [Revoke.OPEN] * len(usernames)
         for username in usernames:
             await self._kick(username)
-        return [True] * len(usernames)
+        return [Revoke.CLOSED] * len(usernames)
 
     async def list(self) -> Sequence[str]:
         """See `DeviceBroker`."""
         return self._connected()
+
+    async def close(self) -> None:
+        """See `DeviceBroker`."""

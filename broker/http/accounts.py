@@ -7,7 +7,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from broker.http.bodies import MAX_NUMBER, AccountCreator, Digits, PasswordChange, TokenCreator, UserCreator, secret
+from broker.http.bodies import (
+    MAX_NUMBER,
+    AccountCreator,
+    AccountMove,
+    Digits,
+    PasswordChange,
+    TokenCreator,
+    UserCreator,
+    secret,
+)
 from broker.http.calls import Asked
 from broker.http.entities import (
     AccountEntity,
@@ -51,6 +60,12 @@ async def get_account(call: Asked, name_or_id: NameOrId) -> AccountEntity:
         with contextlib.suppress(NotFound):
             return account_entity(await call.administration.get_account(call.actor, int(name_or_id)))
     return account_entity(await call.administration.get_account(call.actor, name_or_id))
+
+
+@accounts.post("/{account_id}/move", response_model_exclude_none=True, summary="Give an account another device broker")
+async def move_account(call: Asked, account_id: Number, body: AccountMove) -> AccountEntity:
+    """For requests made from now on; devices that have credentials keep working where they are."""
+    return account_entity(await call.administration.move_account(call.actor, account_id, body.device_broker, call.now))
 
 
 @users.post("", status_code=201, response_model_exclude_none=True, summary="Create a provision user")

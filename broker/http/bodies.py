@@ -67,10 +67,25 @@ class AccountCreator(Creator):
     parent_id: Id | None = None
     coupling: Annotated[Coupling, Word] = Coupling.STRICT
     quota: Number | None = None
+    device_broker: Text | None = None
 
     def inside(self) -> NewAccount:
         """The same as the inside takes it."""
-        return NewAccount(self.name, self.kind, self.display_name or "", self.parent_id, self.coupling, self.quota)
+        return NewAccount(
+            self.name,
+            self.kind,
+            self.display_name or "",
+            self.parent_id,
+            self.coupling,
+            self.quota,
+            self.device_broker,
+        )
+
+
+class AccountMove(Creator):
+    """Where the devices of future requests work."""
+
+    device_broker: Text
 
 
 class UserCreator(Creator):

@@ -188,6 +188,9 @@ SELECT id, account_id, username, password_hash, created_on, created_by FROM prov
 -- name: list_users
 SELECT id, account_id, username, password_hash, created_on, created_by FROM provision_user ORDER BY id;
 
+-- name: save_device_broker
+UPDATE account SET device_broker = :device_broker, modified_on = :at, optlock = optlock + 1 WHERE id = :id;
+
 -- name: save_user_password
 UPDATE provision_user SET password_hash = :password_hash WHERE id = :id;
 

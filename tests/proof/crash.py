@@ -29,7 +29,7 @@ from broker.mqtt import endpoint  # noqa: F401  as above
 from broker.mqtt.connection import Connection
 from broker.mqtt.responder import Responder
 from provisioner.lifecycle import Phase, State
-from provisioner.ports import Install, ToInstall, Unit
+from provisioner.ports import Install, Revoke, ToInstall, Unit
 from provisioner.store import SqliteStore
 
 REPLY = b"/reply"
@@ -95,9 +95,9 @@ def keep_list(file: Path) -> None:
         note("+", [item.credential.username for item in items])
         return await installs(owner, items)
 
-    async def revoke(owner: EmbeddedDevices, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(owner: EmbeddedDevices, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         note("-", usernames)
-        return await revokes(owner, usernames)
+        return await revokes(owner, usernames, kick=kick)
 
     def noted() -> list[str]:
         there: dict[str, None] = {}

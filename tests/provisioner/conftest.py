@@ -38,7 +38,7 @@ from provisioner.model import (
 )
 from provisioner.passwords import Passwords
 from provisioner.policy import Actor
-from provisioner.ports import Install, ToInstall
+from provisioner.ports import Cost, Install, Probe, Revoke, ToInstall
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
@@ -54,6 +54,13 @@ class CueBroker:
     name: str = "embedded"
     sees_logins: bool = True
     asks_ledger: bool = False
+    kind: str = "cue"
+    binds_client_id: bool = True
+    templates: bool = False
+    prehashed: bool = False
+    kicks_live: bool = True
+    persists: bool = True
+    queue: float = 0.0
     outcome: Install = Install.DONE
     gate: asyncio.Event | None = None
     revokes: bool = True
@@ -70,14 +77,29 @@ class CueBroker:
             self.live += [item.credential.username for item in items if item.credential.username not in self.tombs]
         return [self.outcome] * len(items)
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         if self.revokes:
             self.live = [name for name in self.live if name not in usernames]
             self.tombs += usernames
-        return [self.revokes] * len(usernames)
+        return [Revoke.CLOSED if self.revokes else Revoke.LATER] * len(usernames)
 
     async def list(self) -> Sequence[str]:
         return tuple(self.live)
+
+    def objection(self, account: str, client_id: str) -> str | None:
+        return "this device broker takes no client id with a dot" if "." in client_id else None
+
+    def delay(self) -> float:
+        return self.queue
+
+    def cost(self, installs: int, revokes: int) -> Cost:
+        return Cost(revokes, 0.1 * installs, installs + revokes)
+
+    async def probe(self) -> Probe:
+        return Probe("1")
+
+    async def close(self) -> None:
+        pass
 
 
 @dataclass

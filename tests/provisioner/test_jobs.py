@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from provisioner.jobs import LEASE
 from provisioner.lifecycle import Phase
+from provisioner.ports import Revoke
 from tests.provisioner.conftest import ADMIN, CueBroker, World
 
 
@@ -18,12 +19,12 @@ class _SlowBroker(CueBroker):
         self.begun = asyncio.Event()
         self.goes_on = asyncio.Event()
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         if self.begun.is_set():
             return await super().revoke(usernames)
         self.begun.set()
         await self.goes_on.wait()
-        return [False] * len(usernames)
+        return [Revoke.LATER] * len(usernames)
 
 
 async def test_who_was_slower_than_its_lease_does_not_bring_a_retired_credential_back(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from provisioner.errors import Rejected, Unavailable
 from provisioner.jobs import RECONCILE_EVERY
 from provisioner.lifecycle import Phase
-from provisioner.ports import Install, ToInstall
+from provisioner.ports import Install, Revoke, ToInstall
 from provisioner.reconcile import Drift, Kind, Reconciler
 from tests.provisioner.conftest import ADMIN, CueBroker, World
 
@@ -151,7 +151,7 @@ class Meanwhile(CueBroker):
         self._world.broker.live += [item.credential.username for item in items]
         return [Install.DONE] * len(items)
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         return await self._world.broker.revoke(usernames)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from broker.devicebrokers.embedded import EmbeddedDevices
 from provisioner.errors import Unavailable
 from provisioner.model import BrokerAddress
-from provisioner.ports import DeviceBroker, Install, ToInstall
+from provisioner.ports import Cost, DeviceBroker, Install, Probe, Revoke, ToInstall
 from tests.simulation.loop import WORLD
 
 if TYPE_CHECKING:
@@ -91,8 +91,14 @@ class Listed:
     """It has a list of its own, and its faults."""
 
     name = NAME
+    kind = "listed"
     sees_logins = False
     asks_ledger = False
+    binds_client_id = True
+    templates = False
+    prehashed = False
+    kicks_live = True
+    persists = True
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -131,13 +137,32 @@ class Listed:
         """See `DeviceBroker`."""
         return await self._ask(lambda: [self._install(item) for item in items])
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         """See `DeviceBroker`."""
         return await self._ask(lambda: [self._revoke(username) for username in usernames])
 
     async def list(self) -> Sequence[str]:
         """See `DeviceBroker`."""
         return await self._ask(lambda: tuple(self._passwords))
+
+    def objection(self, account: str, client_id: str) -> str | None:
+        """See `DeviceBroker`."""
+        return None
+
+    def delay(self) -> float:
+        """See `DeviceBroker`."""
+        return 0.0
+
+    def cost(self, installs: int, revokes: int) -> Cost:
+        """See `DeviceBroker`."""
+        return Cost()
+
+    async def probe(self) -> Probe:
+        """See `DeviceBroker`."""
+        return Probe("1")
+
+    async def close(self) -> None:
+        """See `DeviceBroker`."""
 
     def _install(self, item: ToInstall) -> Install:
         world, username = self._world, item.credential.username
@@ -154,16 +179,16 @@ class Listed:
         world.rules.check_admitted()
         return Install.DONE
 
-    def _revoke(self, username: str) -> bool:
+    def _revoke(self, username: str) -> Revoke:
         world = self._world
         if world.rng.random() < world.weather.busy:
             world.tell("devices", "busy", username)
-            return False
+            return Revoke.LATER
         world.tell("devices", "revoke", username)
         self._passwords.pop(username, None)
         self._revoked.add(username)
         world.kick(username)
-        return True
+        return Revoke.CLOSED
 
     async def _ask(self, act: Callable[[], A]) -> A:
         world = self._world

@@ -25,7 +25,7 @@ from provisioner.model import Account, AccountKind, Ack, BrokerAddress, Claim, J
 from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.policy import Actor
-from provisioner.ports import Install, ToInstall
+from provisioner.ports import Cost, Install, Probe, Revoke, ToInstall
 from provisioner.reconcile import Reconciler
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
@@ -40,8 +40,14 @@ class Shelf:
     """A device broker that keeps names and is never away."""
 
     name = "shelf"
+    kind = "shelf"
     sees_logins = False
     asks_ledger = False
+    binds_client_id = True
+    templates = False
+    prehashed = False
+    kicks_live = True
+    persists = True
 
     def __init__(self) -> None:
         self.names: builtins.list[str] = []
@@ -53,9 +59,24 @@ class Shelf:
         self.names += [item.credential.username for item in items]
         return [Install.DONE for _ in items]
 
-    async def revoke(self, usernames: Sequence[str]) -> Sequence[bool]:
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         self.names = [name for name in self.names if name not in usernames]
-        return [True for _ in usernames]
+        return [Revoke.CLOSED for _ in usernames]
+
+    def objection(self, account: str, client_id: str) -> str | None:
+        return None
+
+    def delay(self) -> float:
+        return 0.0
+
+    def cost(self, installs: int, revokes: int) -> Cost:
+        return Cost(sessions=revokes, stall=0.5 * (installs + revokes), rewrites=1, duration=1.0)
+
+    async def probe(self) -> Probe:
+        return Probe("Shelf 1")
+
+    async def close(self) -> None:
+        pass
 
     async def list(self) -> Sequence[str]:
         return tuple(self.names)
