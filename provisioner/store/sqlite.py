@@ -399,7 +399,9 @@ class SqliteStore:
 
     async def save_device_broker(self, account_id: int, device_broker: str, note: Note) -> None:
         """See `Store`."""
-        await self._change("save_device_broker", {"id": account_id, "device_broker": device_broker, "at": note.at}, note)
+        await self._change(
+            "save_device_broker", {"id": account_id, "device_broker": device_broker, "at": note.at}, note
+        )
 
     async def save_user_password(self, user_id: int, password_hash: str, note: Note) -> None:
         """See `Store`."""

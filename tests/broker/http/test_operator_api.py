@@ -18,6 +18,7 @@ ROUTES = {
     *(("post", f"{PATH}/{{request_id}}/{verb}") for verb in ("enable", "disable", "reopen", "stop")),
     *(("post", f"{PATH}/{{request_id}}/{verb}") for verb in ("revoke", "rotate")),
     ("post", "/v2/accounts"), ("get", "/v2/accounts"), ("get", "/v2/accounts/{name_or_id}"),
+    ("post", "/v2/accounts/{account_id}/move"),
     ("post", "/v2/users"), ("get", "/v2/users"), ("post", "/v2/users/{user_id}/password"),
     ("post", "/v2/tokens"), ("get", "/v2/tokens"), ("delete", "/v2/tokens/{token_id}"),
     ("get", "/v2/events"), ("get", "/v2/events/stream"), ("get", "/v2/events/sinks"), ("get", "/v2/events/dead"),

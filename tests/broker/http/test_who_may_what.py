@@ -29,6 +29,7 @@ CALLS: list[tuple[str, str, Any, frozenset[Role]]] = [
     ("DELETE", f"{PATH}/{{id}}", None, ADMINS),
     ("GET", "/v2/accounts", None, EVERYBODY),
     ("POST", "/v2/accounts", {"name": "fresh", "kind": "TARGET"}, ADMINS),
+    ("POST", "/v2/accounts/1/move", {"deviceBroker": "shelf"}, ADMINS),
     ("GET", "/v2/users", None, EVERYBODY),
     ("POST", "/v2/users", {"username": "fresh"}, ADMINS),
     ("POST", "/v2/users/1/password", None, ADMINS),
