@@ -34,6 +34,7 @@ from provisioner.ports import EventSink
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
     from broker.mqtt.interface import EndpointLimits
@@ -104,7 +105,7 @@ async def opened(settings: Settings) -> AsyncIterator[FastAPI]:
             None if address is None else str(address)
             for address in (settings.device_broker.listen, settings.device_broker.tls_listen)
         )
-        parts.devices.plain, parts.devices.secure = _told(settings, listen, tls_listen)
+        parts.devices.plain, parts.devices.secure = _told(settings.device_broker, listen, tls_listen)
         yield parts.api(Figures())
 
 
@@ -148,13 +149,19 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
 @asynccontextmanager
 async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncIterator[Running]:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
+    from broker.devicebrokers.watch import Watch  # noqa: PLC0415  # rule 1
     from broker.lifetime import Stepper, reloaded_by_signal  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
     responder = _responder(settings, parts, chaotic=chaotic)
     endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
-    figures = Figures(lambda: _by_reason(responder), lambda: endpoint.counters.open, lambda: True)
+    watches = [Watch(one, parts.jobs.reconcile) for one in parts.beside]
+    figures = Figures(
+        lambda: _by_reason(responder),
+        lambda: endpoint.counters.open,
+        lambda: all(watch.is_there for watch in watches),
+    )
     tls = _server_tls(settings)
     async with AsyncExitStack() as stack:
         stack.enter_context(reloaded_by_signal(lambda: _reload(tls)))
@@ -162,8 +169,7 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
         for sink in sinks:
             stack.push_async_callback(sink.close)
         stack.push_async_callback(parts.broker.close)
-        works, works_tls = await _listen_both("device_broker", settings.device_broker, tls, parts.broker.start)
-        parts.devices.plain, parts.devices.secure = _told(settings, works, works_tls)
+        works, works_tls = await _listen_for_devices(settings, parts, tls)
         serve_http = _serve_http(parts.api(figures), stack)
         stack.callback(parts.feed.close)
         api = await _listen("http.listen", settings.http.listen, serve_http)
@@ -177,6 +183,7 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
                 Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
                 Stepper("journal", parts.log_head, now, asyncio.Event()),
                 *_deliveries(settings, parts, sinks),
+                *(Stepper(f"watching {one.broker.name}", one.step, now, asyncio.Event()) for one in watches),
             ]
             workers = [(stepper, tasks.create_task(stepper.run(), name=stepper.name)) for stepper in steppers]
             try:
@@ -314,6 +321,17 @@ def _reload(listeners: Mapping[str, ServerTls]) -> None:
             log.info("certificate reloaded", listener=name)
 
 
+async def _listen_for_devices(
+    settings: Settings, parts: Parts, tls: Mapping[str, ServerTls]
+) -> tuple[str | None, str | None]:
+    """Where the embedded device broker listens without and with TLS, if there is one."""
+    if settings.device_broker.kind != "embedded":
+        return None, None
+    works, works_tls = await _listen_both("device_broker", settings.device_broker, tls, parts.broker.start)
+    parts.devices.plain, parts.devices.secure = _told(settings.device_broker, works, works_tls)
+    return works, works_tls
+
+
 async def _listen_both(
     name: str, section: Endpoint | DeviceBroker, tls: Mapping[str, ServerTls], start: _Start
 ) -> tuple[str | None, str | None]:
@@ -340,11 +358,12 @@ async def _listen(name: str, address: Address, start: Callable[[str, int], Await
         raise CannotListen(f"{name} {address} {why}, or set {variable(name)} to another one.") from None
 
 
-def _told(settings: Settings, plain: str | None, tls: str | None) -> tuple[BrokerAddress | None, BrokerAddress | None]:
+def _told(
+    section: DeviceBroker, plain: str | None = None, tls: str | None = None
+) -> tuple[BrokerAddress | None, BrokerAddress | None]:
     """What devices are told without and with TLS; None where there is nothing."""
     from provisioner.model import BrokerAddress  # noqa: PLC0415  # rule 1
 
-    section = settings.device_broker
     url = section.url or (plain and f"mqtt://{plain}")
     secure_url = section.secure_url or (tls and f"mqtts://{tls}")
     ca = None if section.ca is None else section.ca.read_text(encoding="utf-8", errors="replace")
@@ -360,6 +379,8 @@ def _choices(settings: Settings) -> Choices:
     claim, wrong = settings.claim, settings.wrong_keys
     return Choices(
         sinks=_sink_names(settings),
+        embedded=settings.device_broker.kind == "embedded",
+        beside=_beside(settings),
         provision_account=settings.provision_account,
         confirm_time=claim.confirm_time,
         retry_max_attempts=claim.retry_max_attempts,
@@ -378,6 +399,25 @@ def _choices(settings: Settings) -> Choices:
         ),
         key_source=key_source(settings),
     )
+
+
+def _beside(settings: Settings) -> tuple[Beside, ...]:
+    """The device brokers that are not ours, the default one first. Raises `Misconfigured`."""
+    sections = [(settings.device_broker.kind, settings.device_broker), *settings.device_brokers.items()]
+    return tuple(_made(name, section) for name, section in sections if section.kind != "embedded")
+
+
+def _made(name: str, section: DeviceBroker) -> Beside:
+    from broker.devicebrokers.mosquitto_files import Files, MosquittoFiles  # noqa: PLC0415  # rule 1
+    from broker.fleet.replies import parse_url  # noqa: PLC0415  # rule 1
+
+    plain, secure = _told(section)
+    check = parse_url(section.check_url or section.url or section.secure_url or "")
+    tls = _trust(section.ca) if check.tls else None
+    if section.password_file is None or section.acl_file is None:
+        raise AssertionError("the settings have checked that both are given")
+    files = Files(section.password_file, section.acl_file, section.pid_file, section.reload_command)
+    return MosquittoFiles(name, files, check, tls, os.urandom, plain=plain, secure=secure)
 
 
 def key_source(settings: Settings) -> KeySource:

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from broker import firststart
 from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
+from broker.devicebrokers.watch import Beside
 from broker.entropy import Pool
 from broker.http.app import create_app
 from broker.http.events import Feed
@@ -40,7 +41,7 @@ from provisioner.logins import Logins
 from provisioner.model import Millis
 from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
-from provisioner.ports import Entropy
+from provisioner.ports import DeviceBroker, Entropy
 from provisioner.reconcile import Reconciler
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
@@ -54,7 +55,10 @@ _BETWEEN, _IN_A_MOMENT = 30_000, 1_000
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the operator of this installation decided; `confirm_time` in seconds, `sinks` by name."""
+    """What the operator of this installation decided; `confirm_time` in seconds, `sinks` by name.
+
+    `beside`: device brokers that are not ours; the default one is the first of them where `embedded` is False.
+    """
 
     provision_account: str
     confirm_time: int
@@ -63,6 +67,8 @@ class Choices:
     wrong_keys: WrongKeyRates
     key_source: KeySource = field(default_factory=KeySource)
     sinks: tuple[str, ...] = ()
+    embedded: bool = True
+    beside: tuple[Beside, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Parts:
     store: SqliteStore
     broker: EmbeddedBroker
     devices: EmbeddedDevices
+    beside: tuple[Beside, ...]
     jobs: Jobs
     administration: Administration
     provisioner: Provisioner
@@ -175,6 +182,8 @@ async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
         yield parts
         await parts.jobs.close()
     finally:
+        for one in choices.beside:
+            await one.close()
         await store.close()
 
 
@@ -195,7 +204,8 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
 
     broker = EmbeddedBroker(authenticate)
     devices = EmbeddedDevices(broker.kick, lambda: [grant.username for grant in broker.connected()])
-    brokers = {devices.name: devices}
+    brokers: dict[str, DeviceBroker] = {devices.name: devices} if choices.embedded else {}
+    brokers |= {one.name: one for one in choices.beside}
     jobs = Jobs(store, brokers, vault, entropy)
     jobs.wake = wake.set
     provisioner = Provisioner(
@@ -216,7 +226,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         passwords,
         brokers,
         entropy,
-        default_broker=devices.name,
+        default_broker=next(iter(brokers)),
         provision_account=choices.provision_account,
         confirm_time=choices.confirm_time,
         retry_max_attempts=choices.retry_max_attempts,
@@ -241,6 +251,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         store=store,
         broker=broker,
         devices=devices,
+        beside=choices.beside,
         jobs=jobs,
         administration=administration,
         provisioner=provisioner,

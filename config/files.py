@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from config.settings import Settings
+from config.settings import DeviceBroker, Settings
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -26,12 +26,20 @@ def problems(settings: Settings) -> tuple[str, ...]:
         *_pair("endpoint", settings.endpoint.certificate, settings.endpoint.private_key),
         *_pair("device_broker", broker.certificate, broker.private_key),
         *_pair("http", settings.http.certificate, settings.http.private_key),
-        *_authority("device_broker.ca", broker.ca),
+        *(
+            problem
+            for name, one in (("device_broker", broker), *_named(settings))
+            for problem in _authority(f"{name}.ca", one.ca)
+        ),
         *_secret("events.webhook_secret_file", settings.events.webhook_secret_file),
         *_secret("events.mqtt_login_file", settings.events.mqtt_login_file),
         *_authority("events.webhook_ca", settings.events.webhook_ca),
         *_authority("events.mqtt_ca", settings.events.mqtt_ca),
     )
+
+
+def _named(settings: Settings) -> list[tuple[str, DeviceBroker]]:
+    return [(f"device_brokers.{name}", one) for name, one in settings.device_brokers.items()]
 
 
 def _data_dir(path: Path) -> Iterator[str]:

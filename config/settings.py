@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -155,8 +156,8 @@ class WrongKeys(Section):
 class DeviceBroker(Section):
     """The broker where devices work afterwards."""
 
-    kind: Annotated[Literal["embedded"], Write('"embedded"')] = Field(
-        default="embedded", description="Which device broker: embedded runs one in this process."
+    kind: Annotated[Literal["embedded", "mosquitto-files"], Write('"embedded" or "mosquitto-files"')] = Field(
+        default="embedded", description="Which device broker: embedded runs one in this process, the others are there."
     )
     listen: OptionalListen = Field(default=Address("127.0.0.1", 1883), description="Where devices work without TLS.")
     tls_listen: OptionalListen = Field(default=None, description="Where devices work with TLS.")
@@ -171,14 +172,46 @@ class DeviceBroker(Section):
     secure_url: OptionalSecureUrl = Field(
         default=None, description="What devices are told when their request wants TLS."
     )
+    password_file: OptionalFile = Field(default=None, description="For mosquitto-files: Mosquitto's password_file.")
+    acl_file: OptionalFile = Field(default=None, description="For mosquitto-files: Mosquitto's acl_file.")
+    pid_file: OptionalFile = Field(
+        default=None, description="For mosquitto-files: Mosquitto's pid_file, whose process is told to reload."
+    )
+    reload_command: CommandLine = Field(
+        default="", description="For mosquitto-files: a command that makes Mosquitto reload where no pid_file can."
+    )
+    check_url: AnyBrokerUrl = Field(
+        default=None, description="For mosquitto-files: where it is reached from here, if not at url."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _check_listeners("device_broker", (self.listen, self.tls_listen), self.certificate, self.private_key)
+        needs, takes = _OF_KIND[self.kind]
+        for names in needs:
+            if not any(getattr(self, name) for name in names):
+                raise ValueError(f"a device broker of kind {self.kind} needs {' or '.join(names)}: give it")
+        for name in sorted({name for _, others in _OF_KIND.values() for name in others} - takes):
+            if getattr(self, name):
+                raise ValueError(f"a device broker of kind {self.kind} has no {name}: leave it out, or change the kind")
+        if self.kind == "embedded":
+            _check_listeners("device_broker", (self.listen, self.tls_listen), self.certificate, self.private_key)
+            self._check_told()
+        return self
+
+    def _check_told(self) -> None:
         for listen, url, name in ((self.listen, self.url, "url"), (self.tls_listen, self.secure_url, "secure_url")):
             if listen is not None and listen.host in _EVERYWHERE and url is None:
                 raise ValueError(f"device_broker.{name} is missing: devices cannot be told to connect to {listen}")
-        return self
+
+
+_OF_KIND: Final[Mapping[str, tuple[tuple[tuple[str, ...], ...], frozenset[str]]]] = {
+    "embedded": ((), frozenset()),
+    "mosquitto-files": (
+        (("password_file",), ("acl_file",), ("pid_file", "reload_command"), ("url", "secure_url")),
+        frozenset({"password_file", "acl_file", "pid_file", "reload_command", "check_url"}),
+    ),
+}
+"""What a kind needs, one of each group, and which settings are for some kinds only and for this one, too."""
 
 
 class Vault(Section):
@@ -314,6 +347,9 @@ class Settings(Section):
         description="Limits of wrong activation keys; a right one is never refused because of them.",
     )
     device_broker: DeviceBroker = Field(default=DeviceBroker(), description="The device broker.")
+    device_brokers: dict[Name, DeviceBroker] = Field(
+        default={}, description="More of them by name, each a table as [device_broker]; an account names its own."
+    )
     vault: Vault = Field(default=Vault(), description="The keys of the ledger.")
     http: Http = Field(default=Http(), description="The operator API.")
     events: Events = Field(default=Events(), description="Domain events.")
@@ -324,12 +360,20 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name, broker in self.device_brokers.items():
+            if broker.kind == "embedded":
+                raise ValueError(f"device_brokers.{name} needs a kind other than embedded, which runs once: give it")
+            if name == self.device_broker.kind:
+                raise ValueError(
+                    f"device_brokers.{name} has the name of the one of [device_broker]: give it another one"
+                )
+        embedded = self.device_broker.kind == "embedded"
         taken: dict[Address, str] = {}
         for name, address in (
             ("endpoint.listen", self.endpoint.listen),
             ("endpoint.tls_listen", self.endpoint.tls_listen),
-            ("device_broker.listen", self.device_broker.listen),
-            ("device_broker.tls_listen", self.device_broker.tls_listen),
+            ("device_broker.listen", self.device_broker.listen if embedded else None),
+            ("device_broker.tls_listen", self.device_broker.tls_listen if embedded else None),
             ("http.listen", self.http.listen),
             ("http.tls_listen", self.http.tls_listen),
         ):

@@ -3,12 +3,14 @@
 1. The file is what the command line names, else what `PROVISIONER_CONFIG` names, else none.
 2. A variable is `PROVISIONER_` and the key in capitals, `__` between levels. Every other variable that starts so is
    refused: a misspelt limit must not be a limit that silently is not there.
-3. All problems are found in one go; each is one sentence: which key or variable, what is wrong, what to write instead.
+3. The tables `device_brokers.NAME` have the settings of `device_broker`; in a variable the name is in capitals, too.
+4. All problems are found in one go; each is one sentence: which key or variable, what is wrong, what to write instead.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from config.settings import Section, Settings
+from config.settings import DeviceBroker, Section, Settings
 from config.values import Write
 
 PREFIX = "PROVISIONER_"
@@ -28,6 +30,8 @@ COMMAND_VARIABLES = (CONFIG_VARIABLE, "PROVISIONER_TOKEN_FILE")
 """Variables that begin the same and belong to the command line."""
 
 _LONGEST_SHOWN = 60
+_NAMED = "device_brokers"
+_NAMED_VARIABLE = re.compile(r"PROVISIONER_DEVICE_BROKERS__(?P<broker>[A-Z0-9_:-]+?)__[A-Z_]+")
 
 
 class SettingsError(Exception):
@@ -60,6 +64,8 @@ class Loaded:
     def listed(self) -> list[Setting]:
         """Every setting in the order of the models."""
         values, defaults = _flat(self.settings), _flat(Settings())
+        for name in self.settings.device_brokers:
+            defaults |= {f"{_NAMED}.{name}.{key}": value for key, value in _flat(DeviceBroker()).items()}
         return [
             Setting(
                 name,
@@ -69,7 +75,7 @@ class Loaded:
                 self.origins.get(name, "default"),
                 field.description or "",
             )
-            for name, field in known().items()
+            for name, field in known(values).items()
         ]
 
 
@@ -82,9 +88,12 @@ class _Given:
     origin: str
 
 
-def known() -> dict[str, FieldInfo]:
-    """Every setting by its dotted name."""
-    return dict(_walk(Settings, ""))
+def known(given: Iterable[str] = ()) -> dict[str, FieldInfo]:
+    """Every setting by its dotted name; those of named device brokers (rule 3) as far as `given` has their names."""
+    found = dict(_walk(Settings, ""))
+    for broker in dict.fromkeys(name.split(".")[1] for name in given if name.startswith(f"{_NAMED}.")):
+        found |= _walk(DeviceBroker, f"{_NAMED}.{broker}.")
+    return found
 
 
 def variable(name: str) -> str:
@@ -116,6 +125,8 @@ def load(file: Path | None, environ: Mapping[str, str], options: Mapping[str, st
 
 def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
+        if name == _NAMED:
+            continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _walk(field.annotation, f"{prefix}{name}.")
         else:
@@ -123,11 +134,15 @@ def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]
 
 
 def _flat(section: Section) -> dict[str, Any]:
-    return {
-        (f"{outer}.{inner}" if inner else outer): leaf
-        for outer, value in section.model_dump(mode="json").items()
-        for inner, leaf in (value.items() if isinstance(value, dict) else (("", value),))
-    }
+    return dict(_leaves(section.model_dump(mode="json"), ""))
+
+
+def _leaves(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _from_file(file: Path, problems: list[str]) -> dict[str, _Given]:
@@ -140,6 +155,12 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, _Given]:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError((f"The settings file {file} is not TOML: {error}.",)) from None
     sections = {name.split(".")[0] for name in known() if "." in name}
+    brokers = table.pop(_NAMED, {})
+    if not isinstance(brokers, dict) or not all(isinstance(one, dict) for one in brokers.values()):
+        problems.append(f"{_NAMED} in {file} is no table of tables: write [{_NAMED}.NAME] with its settings below.")
+        brokers = {}
+    sections |= {f"{_NAMED}.{name}" for name in brokers}
+    table |= {f"{_NAMED}.{name}": one for name, one in brokers.items()}
     given: dict[str, _Given] = {}
     for key, value in table.items():
         if key in sections and not isinstance(value, dict):
@@ -150,15 +171,18 @@ def _from_file(file: Path, problems: list[str]) -> dict[str, _Given]:
             }
         else:
             given[key] = _Given(value, f"{key} in {file}", str(file))
-    for name in [name for name in given if name not in known()]:
-        advice = _advice(name, known() if "." in name else [*known(), *sections])
+    there = known(given)
+    for name in [name for name in given if name not in there]:
+        advice = _advice(name, there if "." in name else [*there, *sections])
         problems.append(f"{_plain(name)} in {file} is not a setting: {advice}")
         del given[name]
     return given
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, _Given]:
-    names = {variable(name): name for name in known()}
+    named = (_NAMED_VARIABLE.fullmatch(key) for key in environ)
+    brokers = [f"{_NAMED}.{found['broker'].lower()}." for found in named if found is not None]
+    names = {variable(name): name for name in known(brokers)}
     given: dict[str, _Given] = {}
     for key in sorted(environ):
         if key in names:
@@ -171,8 +195,11 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[s
 def _tree(given: Mapping[str, _Given]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, one in given.items():
-        section, _, key = name.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[key] = one.value
+        *sections, key = name.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[key] = one.value
     return tree
 
 
@@ -190,7 +217,7 @@ def _sentence(detail: ErrorDetails, given: Mapping[str, _Given]) -> str:
     if name not in given:  # a rule that joins several settings; its text names them
         return f"{detail['ctx']['error']}."
     why = f" ({detail['ctx']['error']})" if detail["type"] == "value_error" else ""
-    words = next(mark.words for mark in known()[name].metadata if isinstance(mark, Write))
+    words = next(mark.words for mark in known(given)[name].metadata if isinstance(mark, Write))
     return f"{given[name].label} is {_shown(given[name].value)}{why}: write {words}."
 
 

@@ -420,12 +420,12 @@ def test_devices_are_told_what_the_settings_say(tmp_path: Path) -> None:
     chain, key = certificate(tmp_path)
     pair = {"DEVICE_BROKER__CERTIFICATE": str(chain), "DEVICE_BROKER__PRIVATE_KEY": str(key)}
     settings = settings_of(tmp_path, **pair, DEVICE_BROKER__CA=str(chain), DEVICE_BROKER__URL="mqtt://b:1883")
-    plain, secure = root._told(settings, "127.0.0.1:1", "127.0.0.1:2")
+    plain, secure = root._told(settings.device_broker, "127.0.0.1:1", "127.0.0.1:2")
     assert plain is not None
     assert secure is not None
     assert (plain.url, plain.ca) == ("mqtt://b:1883", None)
     assert (secure.url, secure.ca) == ("mqtts://127.0.0.1:2", chain.read_text())
-    assert root._told(settings_of(tmp_path), "127.0.0.1:1", None)[1] is None
+    assert root._told(settings_of(tmp_path).device_broker, "127.0.0.1:1", None)[1] is None
 
 
 @pytest.mark.parametrize(

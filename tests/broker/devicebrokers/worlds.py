@@ -1,0 +1,171 @@
+"""Every kind of device broker as a test sees it: the port, the real broker behind it, and devices at its door."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broker.devicebrokers.mosquitto_files import Files, MosquittoFiles
+from broker.devicebrokers.watch import Beside
+from broker.fleet.link import Link, Login, Lost, Refused
+from broker.fleet.replies import Address
+from broker.mqtt.packets import V311
+from provisioner.lifecycle import State
+from provisioner.model import BrokerAddress, Coupling, Credential, Secret
+from provisioner.ports import ToInstall
+from tests.broker.devicebrokers.mosquitto import Mosquitto, password_line
+
+PATIENCE = 15.0
+FOREIGN = ("somebody-else", "their-password")
+"""A user of the broker that is none of ours."""
+
+
+def credential(
+    client_id: str = "dev-1",
+    generation: int = 1,
+    *,
+    broker: str = "plant",
+    account: str = "acme",
+    coupling: Coupling = Coupling.LOOSE,
+) -> Credential:
+    """As it is minted."""
+    return Credential(
+        device_broker=broker,
+        client_id=client_id,
+        generation=generation,
+        request_id=1,
+        account_name=account,
+        username=f"p.{account}.{client_id}.g{generation}",
+        coupling=coupling,
+        identity="password",
+        secret_sealed="s",
+        secret_hash="h",
+        state=State.MINTED,
+        minted_on=0,
+        confirm_before=1,
+        due_on=1,
+    )
+
+
+def to_install(client_id: str = "dev-1", generation: int = 1, **more: object) -> ToInstall:
+    """A credential and its password, the same one for the same generation."""
+    made = credential(client_id, generation, **more)  # type: ignore[arg-type]  # a test's keywords
+    return ToInstall(made, Secret(f"secret-of-{made.username}"))
+
+
+@dataclass
+class World:
+    """A device broker at work; `restart` kills it first."""
+
+    broker: Beside
+    port: int
+    kill: Callable[[], Awaitable[None]]
+    restart: Callable[[], Awaitable[None]]
+    folder: Path
+    links: list[Link] = field(default_factory=list)
+
+    async def enter(
+        self,
+        item: ToInstall,
+        client_id: str | None = None,
+        *,
+        password: str | None = None,
+        version: int = V311,
+    ) -> Link:
+        """Log in with a credential. Raises `Refused`."""
+        given = item.password.reveal() if password is None else password
+        login = Login(item.credential.client_id if client_id is None else client_id, item.credential.username, given)
+        return await self.login(login, version)
+
+    async def login(self, login: Login, version: int = V311) -> Link:
+        """Log in. Raises `Refused`."""
+        link = await Link.open(Address("127.0.0.1", self.port), login, version=version, seconds=PATIENCE)
+        self.links.append(link)
+        return link
+
+    async def admits(self, item: ToInstall, client_id: str | None = None, password: str | None = None) -> bool:
+        """Whether the broker lets that in."""
+        try:
+            link = await self.enter(item, client_id, password=password)
+        except Refused:
+            return False
+        await link.close()
+        return True
+
+    async def admits_foreign(self) -> bool:
+        """Whether somebody else's user is still admitted."""
+        try:
+            link = await self.login(Login("foreign-1", *FOREIGN))
+        except Refused:
+            return False
+        await link.close()
+        return True
+
+
+async def is_closed(link: Link) -> bool:
+    """Whether the broker closes this connection within the patience of a test."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                await link.receive()
+    except Lost:
+        return True
+    except TimeoutError:
+        return False
+
+
+async def is_open(link: Link, topic: str) -> bool:
+    """Whether a device on this connection still hears what it publishes to a topic of its own."""
+    try:
+        await link.subscribe(topic)
+        link.publish(topic, b"still here")
+        async with asyncio.timeout(PATIENCE):
+            while await link.receive() != b"still here":
+                pass
+    except Lost:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def mosquitto_files(folder: Path) -> AsyncIterator[World]:
+    """Mosquitto with a password file and an ACL file that have a user of somebody else."""
+    passwords, rights = folder / "passwords", folder / "rights"
+    passwords.write_text("# the operator's own\n" + password_line(*FOREIGN))
+    passwords.chmod(0o600)
+    rights.write_text(f"# the operator's own\nuser {FOREIGN[0]}\ntopic readwrite theirs/#\n")
+    rights.chmod(0o600)
+    real = Mosquitto(folder, f"password_file {passwords}", f"acl_file {rights}")
+    await real.start()
+    url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
+    broker = MosquittoFiles(
+        "plant",
+        Files(passwords, rights, real.pid_file),
+        Address("127.0.0.1", real.port),
+        None,
+        os.urandom,
+        plain=url,
+        secure=None,
+    )
+    world = World(broker, real.port, real.kill, real.restart, folder)
+    try:
+        yield world
+    finally:
+        await left(world)
+        await real.kill()
+
+
+async def left(world: World) -> None:
+    """Close what a test left open."""
+    for link in world.links:
+        with contextlib.suppress(Lost, OSError):
+            await link.close()
+    await world.broker.close()
+
+
+WORLDS = {"mosquitto-files": mosquitto_files}
