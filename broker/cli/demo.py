@@ -7,18 +7,10 @@ that is not theirs: the tight one must be refused, the loose one must not.
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,19 +18,19 @@ from broker.cli import swarmview
 from broker.cli.client import Api, Door, ask
 from broker.cli.endpoints import parse_endpoint
 from broker.cli.fleet import Batch, create_requests
-from broker.cli.output import Failed, Json, Where, print_json, print_table, say
-from broker.datadir import DataDir
+from broker.cli.output import Json, Where, print_json, print_table, say
+from broker.cli.temporary import provision_login, temporary_provisioner
 from broker.fleet.actions import Identity
 from broker.fleet.link import Link, Login, Refused
+from broker.fleet.lot import Lot
 from broker.fleet.replies import Credential, parse_url
+from broker.fleet.roads import Roads
 from broker.fleet.swarm import Swarm, Tally
 from broker.fleet.unit import Endpoint, Outcome
 from broker.lifetime import raise_file_limit, run
 
 app = typer.Typer()
 
-_START_TIME = 30.0
-_STOP_TIME = 15.0
 _STRANGER = "somebody-else"
 
 
@@ -68,77 +60,19 @@ def demo(
     Example: provisioner demo
     """
     raise_file_limit()
-    with TemporaryDirectory(prefix="provisioner-demo-") as folder, _program(Path(folder)) as (data_dir, ready):
+    with temporary_provisioner() as (data_dir, ready):
         _tell(f"A provisioner runs in {data_dir}, for devices at {ready['endpoint']}.", as_json)
-        login = _login(data_dir)
+        login = provision_login(data_dir)
         listed = _prepare(data_dir, login[0], count, as_json=as_json)
         _tell(f"{count} requests are made; now as many devices claim over MQTT.", as_json)
         swarm = Swarm(Endpoint(parse_endpoint(ready["endpoint"], tls=False)), concurrency=concurrency)
         identities = [Identity(*login, client_id, key) for client_id, key in listed]
         outcomes: list[Outcome] = []
-        tally = run(swarmview.watch(swarm, identities, outcomes, quiet=as_json))
+        tally = run(_claim(swarm, identities, outcomes, quiet=as_json))
         trials = run(_try_elsewhere(outcomes))
     _report(tally, trials, as_json=as_json)
     if tally.confirmed < count or len(trials) < 2 or not all(trial.is_right for trial in trials):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _program(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A provisioner as a process of its own; ended by its id."""
-    data_dir = folder / "data"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROVISIONER_")}
-    environment |= {
-        "PROVISIONER_DATA_DIR": str(data_dir),
-        "PROVISIONER_ENDPOINT__LISTEN": "127.0.0.1:0",
-        "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
-        "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
-    }
-    log = folder / "log"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "broker", "serve"],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-        try:
-            yield data_dir, _ready(process, log)
-        finally:
-            _end(process)
-
-
-def _ready(process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
-    """Wait for the ready line."""
-    output = process.stdout
-    limit = time.monotonic() + _START_TIME
-    while output is not None and select.select([output], [], [], max(0.0, limit - time.monotonic()))[0]:
-        line = output.readline()
-        if not line:
-            break
-        said = json.loads(line)
-        if isinstance(said, dict) and said.get("event") == "ready":
-            return said
-    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    raise Failed(f"The provisioner does not start: {last[0] if last else 'it says nothing'}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_TIME)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _login(data_dir: Path) -> tuple[str, str]:
-    user, password = (DataDir(data_dir).load_secret("provision-login") or "\n").split("\n")[:2]
-    return user, password
 
 
 def _prepare(data_dir: Path, user: str, count: int, *, as_json: bool) -> list[tuple[str, str]]:
@@ -153,6 +87,14 @@ def _prepare(data_dir: Path, user: str, count: int, *, as_json: bool) -> list[tu
             )
 
         return ask(Door(Where(data_dir), None, None), work)
+
+
+async def _claim(swarm: Swarm, identities: list[Identity], outcomes: list[Outcome], *, quiet: bool) -> Tally:
+    tally = Tally()
+    with swarmview.watched("claiming", tally, len(identities), quiet=quiet):
+        async with Roads() as roads:
+            lots = (Lot(identity) for identity in identities)
+            return await swarm.live(lots, roads, tally, lambda outcome, _: outcomes.append(outcome))
 
 
 async def _try_elsewhere(outcomes: list[Outcome]) -> list[Trial]:

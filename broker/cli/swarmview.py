@@ -1,33 +1,32 @@
-"""A swarm for people: a bar that moves while it runs, and a table when it is over."""
+"""A swarm for people: what is going on while it runs, and a table when it is over."""
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from broker.cli.output import print_json, print_table
-from broker.fleet.actions import Identity
-from broker.fleet.swarm import Swarm, Tally
-from broker.fleet.unit import Outcome
+from broker.fleet.swarm import Tally
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_WIDE = 40
+_BUCKETS = 8
 
 
 class Bar:
     """Progress of one thing on standard error; nothing of it stays. A quiet one shows nothing."""
 
-    def __init__(self, what: str, count: int, *, quiet: bool, figures: ProgressColumn | None = None) -> None:
-        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn()]
-        self._progress = Progress(
-            *columns,
-            *((figures,) if figures else ()),
-            console=Console(stderr=True),
-            transient=True,
-            disable=quiet,
-        )
+    def __init__(self, what: str, count: int, *, quiet: bool) -> None:
+        self._progress = Progress(*_columns(), console=Console(stderr=True), transient=True, disable=quiet)
         self._task = self._progress.add_task(what, total=count)
 
     def __enter__(self) -> Self:
@@ -42,36 +41,77 @@ class Bar:
         self._progress.advance(self._task)
 
 
-class _Figures(ProgressColumn):
-    """Rate and latency so far."""
+@contextmanager
+def watched(what: str, tally: Tally, count: int, *, quiet: bool) -> Iterator[None]:
+    """Show `tally` on standard error four times a second, as long as the block lasts; nothing of it stays."""
+    if quiet:
+        yield
+        return
+    progress = Progress(*_columns(), TimeElapsedColumn())
+    task = progress.add_task(what, total=count)
 
-    max_refresh = 0.25
+    def picture() -> Group:
+        progress.update(task, completed=tally.done)
+        return Group(progress, *_pictures(tally))
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.tally = Tally()
-
-    def render(self, task: Task) -> Text:  # noqa: ARG002  # its own figures are in the tally
-        tally = self.tally
-        words = f"{tally.rate:6.0f}/s  p50 {milliseconds(tally, 50)}  p99 {milliseconds(tally, 99)}"
-        refused = tally.refused.total()
-        return Text(words, no_wrap=True).append(f"  refused {refused}" if refused else "", style="red")
+    with Live(get_renderable=picture, console=Console(stderr=True), transient=True, refresh_per_second=4):
+        yield
 
 
-async def watch(
-    swarm: Swarm, identities: Sequence[Identity], outcomes: list[Outcome] | None = None, *, quiet: bool
-) -> Tally:
-    """Run a swarm with a moving bar; each outcome is appended to `outcomes` if given."""
-    figures = _Figures()
-    with Bar("claiming", len(identities), quiet=quiet, figures=figures) as bar:
+def _columns() -> tuple[Any, ...]:
+    return SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn()
 
-        def observe(outcome: Outcome, tally: Tally) -> None:
-            figures.tally = tally
-            if outcomes is not None:
-                outcomes.append(outcome)
-            bar.advance()
 
-        return await swarm.run(identities, len(identities), observe)
+def _pictures(tally: Tally) -> Iterator[Text | Table]:
+    words = f"  {tally.on} on   {_lately(tally):.0f}/s   " + "   ".join(
+        f"p{percent} {milliseconds(tally, percent)}" for percent in (50, 90, 99)
+    )
+    line = Text(words, no_wrap=True)
+    if refused := tally.refused.total():
+        line.append(f"   refused {refused}", style="red")
+    yield line
+    troubles = [(name, tally.steps[step]) for name, step in (("power cuts", "power-cut"), ("lost", "lost"))]
+    told = [*troubles, *tally.replies.most_common(3)]
+    if any(count for _, count in told):
+        yield Text("  " + "   ".join(f"{name} {count}" for name, count in told if count), style="dim", no_wrap=True)
+    if tally.ends:
+        yield Text(f"  confirmed a second {_sparks(tally)}", style="cyan", no_wrap=True)
+        yield _histogram(tally.latencies)
+
+
+def _lately(tally: Tally) -> float:
+    """Confirmations a second in the last two."""
+    begin = tally.seconds - 2
+    return sum(1 for end in reversed(tally.ends[-5000:]) if end >= begin) / min(2.0, max(tally.seconds, 0.1))
+
+
+def _sparks(tally: Tally) -> str:
+    last = int(tally.seconds)
+    counts = [0] * _WIDE
+    for end in tally.ends:
+        if 0 <= (place := int(end) - last + _WIDE - 1) < _WIDE:
+            counts[place] += 1
+    most = max(counts) or 1
+    return "".join(_BLOCKS[math.ceil(count / most * 8)] for count in counts)
+
+
+def _histogram(latencies: Sequence[float]) -> Table:
+    """Latencies in buckets, each so many times as wide as the one before."""
+    low, high = max(min(latencies), 1e-4), max(*latencies, 1e-3)
+    ratio = max((high / low) ** (1 / _BUCKETS), 1.01)
+    counts = [0] * _BUCKETS
+    for latency in latencies:
+        place = int(math.log(max(latency, low) / low) / math.log(ratio))
+        counts[min(place, _BUCKETS - 1)] += 1
+    table = Table.grid(padding=(0, 1))
+    for number, count in enumerate(counts):
+        bar = "█" * round(count / max(counts) * _WIDE)
+        table.add_row(Text(f"  ≤ {_spelled(low * ratio ** (number + 1)):>8}"), Text(bar, style="cyan"), str(count))
+    return table
+
+
+def _spelled(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def print_tally(tally: Tally, *, as_json: bool = False) -> None:

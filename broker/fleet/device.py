@@ -332,14 +332,14 @@ class Device:
             self._actions += self._written(exchange, nonce)
             self._set_timer(now + self.times.reply, self._miss_reply)
 
-    def _written(self, exchange: _Exchange, nonce: str) -> tuple[Step, Publish]:
+    def _written(self, exchange: _Exchange, nonce: str) -> tuple[Publish, Step]:
         messages, result, status = self._messages, exchange.result, exchange.status
         if not result:
             claim = messages.claim(self.request_id, nonce, self._max_reply)
-            return Step("claim", self.request_id), Publish(messages.topics + "request", claim)
+            return Publish(messages.topics + "request", claim), Step("claim", self.request_id)
         generation = self.credential.generation if self.credential else 0
         ack = messages.ack(self.request_id, nonce, generation, result, status)
-        return Step("ack", f"{result} {status}".strip()), Publish(messages.topics + "ack", ack)
+        return Publish(messages.topics + "ack", ack), Step("ack", f"{result} {status}".strip())
 
     # Time --------------------------------------------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ class _Crossing:
                 elif self._fate is Fate.DRIBBLE:
                     await self._drip(data, writer, chance)
                 elif not self._weather.touches_packets:
-                    writer.write(data)
+                    _write(writer, data)
                 else:
                     decoder.append(data)
                     self._reshuffle(decoder, writer, chance)
@@ -184,7 +184,7 @@ class _Crossing:
 
     def _strike(self, data: bytes, writer: asyncio.StreamWriter) -> None:
         """Let the last bytes through; then it is over."""
-        writer.write(data[: self._bytes_left])
+        _write(writer, data[: self._bytes_left])
         self._bytes_left -= len(data)
         if self._bytes_left > 0:
             return
@@ -195,7 +195,7 @@ class _Crossing:
 
     async def _drip(self, data: bytes, writer: asyncio.StreamWriter, chance: random.Random) -> None:
         for octet in data:
-            writer.write(bytes((octet,)))
+            _write(writer, bytes((octet,)))
             await writer.drain()
             await asyncio.sleep(chance.uniform(0, self._weather.drip))
 
@@ -207,21 +207,25 @@ class _Crossing:
                 self._toll.packets["lost"] += 1
             elif drawn < weather.lost + weather.doubled:
                 self._toll.packets["doubled"] += 1
-                writer.write(frame.raw * 2)
+                _write(writer, frame.raw * 2)
             elif drawn < weather.lost + weather.doubled + weather.overtaken and len(self._held_back) < _HELD_BACK:
                 self._toll.packets["overtaken"] += 1
                 self._hold_back(frame.raw, writer, weather.jitter * (1 + chance.random()))
             else:
-                writer.write(frame.raw)
+                _write(writer, frame.raw)
 
     def _hold_back(self, packet: bytes, writer: asyncio.StreamWriter, seconds: float) -> None:
         def let_go() -> None:
             self._held_back.discard(handle)
-            if not writer.is_closing():
-                writer.write(packet)
+            _write(writer, packet)
 
         handle = asyncio.get_running_loop().call_later(seconds, let_go)
         self._held_back.add(handle)
+
+
+def _write(writer: asyncio.StreamWriter, octets: bytes) -> None:
+    if not writer.is_closing():  # uvloop raises where asyncio forgets
+        writer.write(octets)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

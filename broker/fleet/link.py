@@ -123,14 +123,18 @@ class Link:
         *,
         version: int = V311,
         tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
         seconds: float = OPEN_TIME,
     ) -> Self:
-        """Connect and log in within `seconds`, which SUBSCRIBE then gets as well; raises Lost or Refused."""
+        """Connect and log in within `seconds`, which SUBSCRIBE then gets as well; raises Lost or Refused.
+
+        `server_name` is what a certificate has to be for, the host of `address` if None.
+        """
         where = f"{address.host}:{address.port}"
         link = None
         try:
             async with asyncio.timeout(seconds):
-                link = cls(*await _open_streams(address, tls), version, seconds)
+                link = cls(*await _open_streams(address, tls, server_name), version, seconds)
                 await link._log_in(login)
         except BaseException as error:
             if link is not None:
@@ -179,6 +183,14 @@ class Link:
         """Say goodbye and close."""
         self._write(Disconnect())
         await self._shut()
+
+    async def vanish(self) -> None:
+        """Be gone without a goodbye, once what was written has left."""
+        self._writer.transport.set_write_buffer_limits(0)
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_SHUT_TIME):
+                await self._writer.drain()
+        self._writer.transport.abort()
 
     async def _shut(self) -> None:
         self._writer.close()
@@ -231,7 +243,8 @@ class Link:
         return self._packets.popleft()
 
     def _write(self, packet: Packet) -> None:
-        self._writer.write(encode(packet, self._version))
+        if not self._writer.is_closing():  # uvloop raises where asyncio forgets
+            self._writer.write(encode(packet, self._version))
 
     def _next_id(self) -> int:
         self._packet_id = self._packet_id % 0xFFFF + 1
@@ -239,12 +252,18 @@ class Link:
 
 
 async def _open_streams(
-    address: Address, tls: ssl.SSLContext | None
+    address: Address, tls: ssl.SSLContext | None, server_name: str | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if not address.tls:
         return await asyncio.open_connection(address.host, address.port)
     context = tls or ssl.create_default_context()
-    return await asyncio.open_connection(address.host, address.port, ssl=context, ssl_shutdown_timeout=_SHUT_TIME)
+    return await asyncio.open_connection(
+        address.host,
+        address.port,
+        ssl=context,
+        server_hostname=server_name or address.host,
+        ssl_shutdown_timeout=_SHUT_TIME,
+    )
 
 
 def _said(text: str, properties: Properties) -> str:

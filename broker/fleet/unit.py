@@ -4,6 +4,7 @@
 2. It ends when the device is confirmed or has stopped, when repeating cannot help, or when `patience` is over: a real
    device would go on, a command should not.
 3. Logins at the device broker speak MQTT 3.1.1: every broker does.
+4. Whoever observes may raise `PowerCut`: what was written has left then, and nobody is told goodbye.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from broker.fleet.device import Device, State
 from broker.fleet.link import Link, Lost, Refused
 from broker.fleet.link import Login as Account
 from broker.fleet.replies import Address, Credential, Reply, parse_url
+from broker.fleet.roads import Roads
 from broker.mqtt.packets import V5
 
 _REPEATED: Final = {"wait", "not-active", "slow-down", "unavailable"}
@@ -53,7 +55,10 @@ class Outcome:
 
 
 class Unit:
-    """A device and its connections. `observe` is told each step; `stubborn` units never mind an absent server."""
+    """A device and its connections. `observe` is told each step; `stubborn` units never mind an absent server.
+
+    `clock_rate` seconds pass on the device's clock in one of ours.
+    """
 
     def __init__(
         self,
@@ -63,6 +68,8 @@ class Unit:
         patience: float = 60.0,
         stubborn: bool = False,
         observe: Callable[[Step], None] = lambda _: None,
+        roads: Roads | None = None,
+        clock_rate: float = 1.0,
     ) -> None:
         self._device = device
         self._endpoint = endpoint
@@ -71,26 +78,35 @@ class Unit:
         self._observe = observe
         self._client_id = device.identity.client_id if device.identity else ""
         self._link: Link | None = None
-        self._clock = asyncio.get_running_loop().time
+        self._roads = roads or Roads()
+        self._clock_rate = clock_rate
+        self._time = asyncio.get_running_loop().time
         self._end = ""
         self._reply: Reply | None = None
         self._text = ""
 
     async def run(self) -> Outcome:
         """Be switched on until one of the ends of rule 2."""
-        started = self._clock()
+        started = self._time()
         try:
             async with asyncio.timeout(self._patience):
-                self._device.start(started)
+                self._device.start(self._clock())
                 while not await self._act():
                     await self._wait(started + self._patience)
         except TimeoutError:
             self._end = self._reply.reason if self._reply else "timeout"
+        except BaseException:
+            await self._vanish()
+            raise
         finally:
             await self._hang_up()
         return Outcome(
-            self._client_id, self._end, self._clock() - started, self._device.credential, self._reply, self._text
+            self._client_id, self._end, self._time() - started, self._device.credential, self._reply, self._text
         )
+
+    def _clock(self) -> float:
+        """The device's."""
+        return self._time() * self._clock_rate
 
     async def _act(self) -> bool:
         """Do what the device wants done; True at an end."""
@@ -138,10 +154,11 @@ class Unit:
         endpoint = self._endpoint
         try:
             self._link = await Link.open(
-                endpoint.address,
+                await self._roads.to_provisioner(endpoint.address),
                 account,
                 version=endpoint.version,
                 tls=endpoint.tls,
+                server_name=endpoint.address.host,
                 seconds=self._device.times.opening,
             )
         except Refused as error:
@@ -169,7 +186,13 @@ class Unit:
         account = Account(credential.client_id, credential.username, credential.password)
         try:
             tls = ssl.create_default_context(cadata=credential.ca) if address.tls and credential.ca else None
-            link = await Link.open(address, account, tls=tls, seconds=self._device.times.opening)
+            link = await Link.open(
+                await self._roads.to_device_broker(address),
+                account,
+                tls=tls,
+                server_name=address.host,
+                seconds=self._device.times.opening,
+            )
         except Refused as error:
             tell = self._device.login_refused if error.for_good else self._device.login_unreachable
             tell(self._clock(), str(error))
@@ -181,7 +204,7 @@ class Unit:
 
     async def _wait(self, deadline: float) -> None:
         """Wait for a message, or until the device is due."""
-        due = self._device.due
+        due = None if self._device.due is None else self._device.due / self._clock_rate
         if due is not None and due > deadline and self._reply is not None:
             raise TimeoutError  # it would sleep longer than we wait
         try:
@@ -207,3 +230,8 @@ class Unit:
         link, self._link = self._link, None
         if link is not None:
             await link.close()
+
+    async def _vanish(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            await link.vanish()

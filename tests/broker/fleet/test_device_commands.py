@@ -1,6 +1,7 @@
 """`provisioner device claim` and `provisioner fleet run` against a server of a few lines."""
 
 import asyncio
+import io
 import json
 import ssl
 import stat
@@ -9,13 +10,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from broker.cli import demo, devices, endpoints, fleet, swarmview
 from broker.cli.client import Api
 from broker.cli.output import Failed
+from broker.fleet import scenario
 from broker.fleet.replies import Address
 from broker.fleet.swarm import Tally
 from broker.mqtt.packets import Connack
@@ -239,6 +243,76 @@ def test_a_fleet_with_refusals(tiny: Tiny, keys: Path) -> None:
         ["confirmed", "0"],
         ["not", "confirmed:", "denied", "5"],
     ]
+
+
+def test_a_scenario_from_a_file_and_its_reports(tiny: Tiny, keys: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('title = "Mine <b>"\n[devices]\nmodes = ["ctr"]\n[thresholds]\np99 = 0.000001\n')
+    files = {name: tmp_path / f"report.{name}" for name in ("html", "junit", "json")}
+    done = run_fleet(
+        tiny, mine, "--keys", keys, "--html", files["html"], "--junit", files["junit"], "--report", files["json"]
+    )
+    assert done.exit_code == 1
+    assert "p99        failed  the p99 of the latencies is" in done.stdout
+    assert {said["alg"] for topic, said in tiny.messages if topic.endswith("/request")} == {"A256CTR-HS256"}
+    told = json.loads(files["json"].read_text())
+    assert [(one["name"], one["result"]) for one in told["checks"]] == [("confirmed", "passed"), ("p99", "failed")]
+    assert (told["devices"], told["steps"]["claim"], told["title"]) == (5, 5, "Mine <b>")
+    assert told["memoryMiB"] > 1
+    html = files["html"].read_text()
+    assert "<h1>Mine &lt;b&gt;<span" in html
+    assert html.count("<svg") == 2
+    (suite,) = ET.fromstring(files["junit"].read_bytes())
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+
+
+def test_options_change_what_a_scenario_says(tiny: Tiny, keys: Path) -> None:
+    done = run_fleet(
+        tiny, "herd", "--keys", keys, "--spread", "0", "--mode", "ctr", "--mqtt", "3", "--seed", "5", "--json"
+    )
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["scenario"], told["seed"], told["devices"]) == (0, "herd", 5, 5)
+    assert {connect.version for connect in tiny.connects} == {4}
+    assert {said["alg"] for topic, said in tiny.messages if topic.endswith("/request")} == {"A256CTR-HS256"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing"], "nothing: nothing is no file and none of the shipped scenarios: bad-network, herd"),
+        (["--temporary", "--endpoint", "x:1"], "--temporary brings a server of its own"),
+        (["bad-network", "--tls"], "The scenario does not go with --tls: messages inside TLS cannot be lost"),
+    ],
+)
+def test_what_cannot_be_run_is_a_sentence(tiny: Tiny, keys: Path, words: list[str], sentence: str) -> None:
+    listed = [] if "--temporary" in words else ["--keys", keys]
+    done = run_fleet(tiny, *words, *listed)
+    assert isinstance(done.exception, Failed)
+    assert done.exception.message.startswith(sentence)
+    assert done.exception.code == 2
+    assert "\n" not in done.exception.message
+
+
+def test_the_shipped_scenarios_are_listed_and_printed() -> None:
+    listed = CliRunner().invoke(devices.fleet_app, ["scenarios", "--json"])
+    assert [one["name"] for one in json.loads(listed.stdout)] == list(scenario.SHIPPED)
+    printed = CliRunner().invoke(devices.fleet_app, ["scenario", "smoke"])
+    assert scenario.parse(printed.stdout) == scenario.load("smoke")
+    unknown = CliRunner().invoke(devices.fleet_app, ["scenario", "smok"])
+    assert isinstance(unknown.exception, Failed)
+
+
+def test_a_live_picture_of_a_swarm() -> None:
+    tally = Tally(confirmed=3, latencies=[0.01, 0.02, 3.0], seconds=4.0, on=2, ends=[0.5, 1.5, 3.9])
+    tally.refused["denied"] = tally.steps["power-cut"] = tally.replies["slow-down"] = 1
+    console = Console(record=True, width=100, file=io.StringIO())
+    for part in swarmview._pictures(tally):
+        console.print(part)
+    shown = console.export_text()
+    assert "2 on" in shown
+    assert "refused 1" in shown
+    assert "power cuts 1   slow-down 1" in shown
+    assert shown.count("≤") == 8
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,22 @@ def test_a_fleet(program: Program) -> None:
     assert (told["confirmed"], told["refused"]) == (30, {})
 
 
+@pytest.mark.parametrize("scenario", ["smoke", "power-cuts", "impostors"])
+def test_a_scenario_against_a_program_of_its_own(scenario: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "fleet", "run", scenario, "--temporary", "--count", "20", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    told = json.loads(done.stdout)
+    assert (told["confirmed"], told["impostors"].get("confirmed", 0)) == (20, 0)
+    assert {check["result"] for check in told["checks"]} == {"passed"}
+
+
 def test_the_demonstration() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "broker", "demo", "--count", "20", "--json"],
