@@ -398,6 +398,7 @@ def _choices(settings: Settings) -> Choices:
             overall=Rate(wrong.overall_burst, wrong.overall),
         ),
         key_source=key_source(settings),
+        may_repeat_activation=claim.repeat_activation,
     )
 
 

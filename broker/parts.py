@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -23,6 +23,7 @@ from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.devicebrokers.watch import Beside
 from broker.entropy import Pool
 from broker.http.app import create_app
+from broker.http.doors import Doors
 from broker.http.events import Feed
 from broker.http.metrics import registry
 from broker.keyring import KeySource, open_keyring
@@ -43,6 +44,7 @@ from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.ports import DeviceBroker, Entropy
 from provisioner.reconcile import Reconciler
+from provisioner.serials import Serials
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
@@ -66,6 +68,7 @@ class Choices:
     rules: Rules
     wrong_keys: WrongKeyRates
     key_source: KeySource = field(default_factory=KeySource)
+    may_repeat_activation: bool = True
     sinks: tuple[str, ...] = ()
     embedded: bool = True
     beside: tuple[Beside, ...] = ()
@@ -114,6 +117,7 @@ class Parts:
     oversight: Oversight
     events: EventDesk
     feed: Feed
+    doors: Doors
     entropy: Entropy
     wake: asyncio.Event
     deliveries: Deliveries
@@ -131,6 +135,7 @@ class Parts:
             self.oversight,
             self.events,
             self.feed,
+            self.doors,
             now,
             readiness,
             registry(figures.claims, figures.connections),
@@ -259,8 +264,18 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         oversight=oversight,
         events=events,
         feed=feed,
+        doors=_doors(store, administration, provisioner, choices),
         entropy=entropy,
         wake=wake,
         deliveries=deliveries,
         is_fresh=fresh,
     )
+
+
+def _doors(store: SqliteStore, administration: Administration, provisioner: Provisioner, choices: Choices) -> Doors:
+    """Other products' doors. A connection of HTTP is no more than its source: it is counted as one."""
+    guesses = Admission(replace(choices.wrong_keys, per_connection=choices.wrong_keys.per_source))
+    serials = Serials(
+        store.serials, store, administration, provisioner, guesses, may_repeat=choices.may_repeat_activation
+    )
+    return Doors(serials, allow_plain_without_tls=choices.rules.allow_plain_without_tls)

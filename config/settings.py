@@ -135,6 +135,10 @@ class Claim(Section):
         default="alarm",
         description="One key in two hands at once: nothing, an event, or the event and the request switched off.",
     )
+    repeat_activation: Switch = Field(
+        default=True,
+        description="A unit may ask /provision/activate for its CIK again, from the same address, until it used it.",
+    )
     clone_window: WholeSeconds = Field(
         default=60, description="Two claims within this time are made at once, as far as clones are concerned."
     )

@@ -42,6 +42,10 @@ KEEP = _Keep()
 class Administration(Creation):
     """The operator's use cases around provision requests. Accounts, users and tokens: see `Desk`."""
 
+    def next_id(self, now: Millis) -> int:
+        """A fresh id, for what hangs on accounts and is kept elsewhere."""
+        return self._ids.next(now)
+
     # -- read ----------------------------------------------------------------------------------------------------------
 
     async def get_request(self, actor: Actor, request_id: int) -> ProvisionRequest:
@@ -215,8 +219,12 @@ class Administration(Creation):
         generate_key: bool = False,
         activates_on: Millis | _Keep | None = KEEP,
         expires_on: Millis | _Keep | None = KEEP,
+        again: bool = False,
     ) -> Created:
-        """Start over, with the same key where it is still known, in a new window where one is given."""
+        """Start over, with the same key where it is still known, in a new window where one is given.
+
+        `again`: switched on, and out of a hand-over under way as well.
+        """
         check_role(actor, Role.PREPARER)
         key = Secret(new_text(self._entropy)) if generate_key else None
         for _ in range(TRIES):
@@ -226,8 +234,9 @@ class Administration(Creation):
                 for name, value in (("activates_on", activates_on), ("expires_on", expires_on))
                 if not isinstance(value, _Keep)
             }
-            saved, leaving = await self._reopened(before, key, now)
-            saved = Saved(before, evolve(saved.after, **window))
+            saved, leaving = await self._reopened(before, key, now, again=again)
+            status = Status.ENABLED if again else before.status
+            saved = Saved(before, evolve(saved.after, status=status, **window))
             check_window(saved.after.activates_on, saved.after.expires_on)
             if policy.is_lapsed(saved.after, now):
                 raise Conflict("window-over", "the window of this request is over; give a later expiresOn")
@@ -236,14 +245,15 @@ class Administration(Creation):
         raise _busy()
 
     async def _reopened(
-        self, before: ProvisionRequest, key: Secret | None, now: Millis
+        self, before: ProvisionRequest, key: Secret | None, now: Millis, *, again: bool
     ) -> tuple[Saved, tuple[Credential, ...]]:
         confirmed = before.phase in (Phase.CONFIRMED, Phase.RENEWING)
-        if not confirmed and not transitions.is_closed(before):
+        under_way = again and may(before.phase, Event.WITHDRAW)
+        if not confirmed and not under_way and not transitions.is_closed(before):
             raise Conflict("still-open", f"this request is {before.phase}; only a closed or confirmed one is reopened")
         if key is None and not before.reuse_key and reveal_key(self._vault, before) is None:
             raise Conflict("key-wiped", "the key of this request was wiped; set generateActivationKey")
-        if not confirmed:
+        if not confirmed and not under_way:
             others = await self._store.find_open(before.device_broker, before.client_id)
             if others:
                 raise Conflict("duplicate-client-id", "there is an open request for this clientId")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ from provisioner.model import (
     Dossier,
     Millis,
     Offer,
+    Origin,
     ProvisionRequest,
     Result,
     Secret,
@@ -55,6 +56,22 @@ _SOON = 2
 """`retryAfter` of a `wait` that usually ends in a moment, seconds."""
 
 PASSWORD_IDENTITY = "password"  # noqa: S105 - the wire contract's name of an identity (section 9, rule 3)
+
+_NO_KEYS = Keys(b"", None)
+"""Of a conversation in which nothing is proved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minting:
+    """What kind of secret is made, and the identity that its credential has (section 9, rule 3)."""
+
+    identity: str
+    make: Callable[[Entropy], str]
+
+
+PASSWORD = Minting(PASSWORD_IDENTITY, new_password)
+CIK = Minting("cik", lambda entropy: entropy(20).hex())
+"""Exosite's Client Interface Key: 40 hex characters. Its device knows no user name but its own serial number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +143,8 @@ class Provisioner:
         """What a login at the device broker may do there; None: refused. The first one confirms (section 8)."""
         for _ in range(_TRIES):
             credential = await self._store.find_username(device_broker, username)
+            if credential is None:
+                credential = await self._find_activated(device_broker, username, password)
             if (
                 credential is None
                 or not self._fits(credential, password)
@@ -138,8 +157,16 @@ class Provisioner:
             except _Stale:
                 continue
             grant = topic_rights(credential.account_name, client_id)
-            return DeviceRights(credential.account_name, username, client_id, grant)
+            return DeviceRights(credential.account_name, credential.username, client_id, grant)
         raise Unavailable("this device is being changed too often", retry_after=_SOON)
+
+    async def _find_activated(self, device_broker: str, serial_number: str, password: bytes) -> Credential | None:
+        """The credential of a unit that got a CIK, and logs in with its serial number as the user name."""
+        for request in await self._store.find_open(device_broker, serial_number):
+            for credential in await self._store.find_credentials(request.id):
+                if credential.identity == CIK.identity and self._fits(credential, password):
+                    return credential
+        return None
 
     def _fits(self, credential: Credential, password: bytes) -> bool:
         context = f"{credential.device_broker}|{credential.username}"
@@ -171,7 +198,7 @@ class Provisioner:
             request = _there(dossier).request
             try:
                 await self._watch_for_clones(claim, request, now)
-                return await self._decide(claim, _there(dossier), conversation, now)
+                return await self._decide(claim, _there(dossier), conversation, now, PASSWORD)
             except _Stale:
                 continue
             except ProvisionerError as error:
@@ -180,7 +207,52 @@ class Provisioner:
                 raise
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
 
-    async def _decide(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
+    # -- activation ----------------------------------------------------------------------------------------------------
+
+    async def activate(self, request_id: int, origin: Origin, now: Millis, *, may_repeat: bool) -> Secret:
+        """The secret of a unit that a door admits without an activation key (Exosite). Raises as `claim` does.
+
+        `may_repeat`: until the secret was used, the same source address gets it again. Otherwise, and where a device
+        broker does not see logins, the answer itself confirms: nothing else would.
+        """
+        for _ in range(_TRIES):
+            found = _there(await self._store.find_request(request_id))
+            claim = _activation(found, origin)
+            dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id) or found
+            try:
+                self._check_first(dossier, request_id, may_repeat=may_repeat)
+                conversation = Conversation(claim.user, claim.client_id, claim.request_id, None, _NO_KEYS)
+                offer = await self._decide(claim, dossier, conversation, now, CIK)
+                if not may_repeat or offer.confirm is Confirm.ACK:
+                    await self._confirm_activation(offer, request_id, Note(now, "activate", source=origin.source))
+            except _Stale:
+                continue
+            except ProvisionerError as error:
+                self._tell_refusal(error, dossier.request, Note(now, "activate", source=origin.source))
+                raise
+            return offer.password
+        raise Unavailable("this request is being changed too often", retry_after=_SOON)
+
+    @staticmethod
+    def _check_first(dossier: Dossier, request_id: int, *, may_repeat: bool) -> None:
+        """Whoever activates first has it; a claim in the same words is the same unit at the same address."""
+        request = dossier.request
+        if request.id != request_id:
+            raise Rejected(Reason.SUPERSEDED, "a newer request took its place", step="match")
+        is_under_way = request.phase in (Phase.MINTED, Phase.INSTALLED, Phase.OFFERED)
+        is_same = dossier.bound_generation == request.generation
+        if is_under_way and not (is_same and (may_repeat or request.phase is not Phase.OFFERED)):
+            raise Rejected(Reason.ALREADY_PROVISIONED, "it was activated already", step="mint")
+
+    async def _confirm_activation(self, offer: Offer, request_id: int, note: Note) -> None:
+        dossier = _there(await self._store.find_request(request_id))
+        credential = _there(dossier.credential)
+        if credential.generation == offer.generation and credential.state is State.OFFERED:
+            await self._confirm(dossier.request, credential, note)
+
+    async def _decide(
+        self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, minting: Minting
+    ) -> Offer:
         request = dossier.request
         await self._check_facts(claim, request, now)
         if request.status is Status.DISABLED:
@@ -190,12 +262,12 @@ class Provisioner:
         if request.phase is Phase.RETIRING:
             raise self._wait("the former credential is being taken out", "mint")
         if request.phase is Phase.PENDING:
-            return await self._mint(claim, dossier, conversation, now)
+            return await self._mint(claim, dossier, conversation, now, minting)
         if request.phase is Phase.CONFIRMED or dossier.bound_generation == request.proved_generation is not None:
             if not request.rotate_wanted or dossier.bound_generation is not None:
                 raise Rejected(Reason.ALREADY_PROVISIONED, step="mint", generation=request.proved_generation)
             if request.phase is Phase.CONFIRMED:
-                return await self._mint(claim, dossier, conversation, now)
+                return await self._mint(claim, dossier, conversation, now, minting)
         return await self._offer_again(claim, dossier, conversation, now)
 
     async def _watch_for_clones(self, claim: Claim, request: ProvisionRequest, now: Millis) -> None:
@@ -246,7 +318,9 @@ class Provisioner:
                 Reason.SUPERSEDED, "this requestId belongs to a retired generation", step="mint", generation=bound
             )
 
-    async def _mint(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
+    async def _mint(
+        self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, minting: Minting
+    ) -> Offer:
         request = dossier.request
         if request.phase is Phase.PENDING:
             if policy.is_lapsed(request, now):
@@ -257,8 +331,8 @@ class Provisioner:
         policy.check_kind(claim)
         if dossier.occupied:
             raise self._wait("a former credential of this device is being taken out", "mint")
-        password = Secret(new_password(self._entropy))
-        credential = self._new_credential(dossier, password, now)
+        password = Secret(minting.make(self._entropy))
+        credential = self._new_credential(dossier, minting.identity, password, now)
         offer = self._offer_of(request, credential, password, conversation, now)
         self._check_size(claim, offer)
         bound = Bound(request.id, claim.request_id, credential.generation)
@@ -283,7 +357,7 @@ class Provisioner:
         broker = self._brokers.get(request.device_broker)
         return broker is not None and broker.asks_ledger
 
-    def _new_credential(self, dossier: Dossier, password: Secret, now: Millis) -> Credential:
+    def _new_credential(self, dossier: Dossier, identity: str, password: Secret, now: Millis) -> Credential:
         request = dossier.request
         generation = dossier.last_generation + 1
         username = policy.credential_username(request.account_name, request.client_id, generation)
@@ -295,7 +369,7 @@ class Provisioner:
             account_name=request.account_name,
             username=username,
             coupling=request.coupling,
-            identity=PASSWORD_IDENTITY,
+            identity=identity,
             secret_sealed=None,
             secret_hash=self._vault.fingerprint(password.reveal(), f"{request.device_broker}|{username}"),
             state=State.MINTED,
@@ -468,6 +542,15 @@ class Provisioner:
         self._authentication.forget(request.id)
         if former is not None:
             self._jobs.wake()
+
+
+def _activation(found: Dossier, origin: Origin) -> Claim:
+    """An activation as a claim: its requestId is the generation it is about and the address that asks."""
+    request = found.request
+    is_under_way = request.phase in (Phase.MINTED, Phase.INSTALLED, Phase.OFFERED)
+    generation = request.generation if is_under_way else found.last_generation + 1
+    text = f"activate:{generation}:{origin.source}"
+    return Claim(request.provision_username, request.client_id, text, origin)
 
 
 def _progress_note(ack: Ack, now: Millis) -> Note:

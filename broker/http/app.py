@@ -11,8 +11,9 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from broker.http import accounts, events, health, keys, requests
+from broker.http import accounts, events, exosite, health, keys, requests
 from broker.http import oversight as journal
+from broker.http.doors import Doors
 from broker.http.gate import Gate
 from broker.http.problems import MEDIA_TYPE, Problem, answer
 from provisioner import __version__
@@ -33,13 +34,15 @@ def create_app(
     oversight: Oversight,
     event_desk: EventDesk,
     feed: events.Feed,
+    doors: Doors,
     clock: Clock,
     readiness: Callable[[], Awaitable[Mapping[str, bool]]],
     metrics_registry: CollectorRegistry,
 ) -> FastAPI:
     """The operator API over what operators may do.
 
-    `feed` wakes the event streams. `readiness` names each part and tells whether it works; it does not raise.
+    `feed` wakes the event streams, `doors` are other products'. `readiness` names each part and tells whether it works;
+    it does not raise.
     `metrics_registry`: see `metrics.py`.
     """
     app = FastAPI(
@@ -59,6 +62,7 @@ def create_app(
     app.state.oversight = oversight
     app.state.events = event_desk
     app.state.feed = feed
+    app.state.doors = doors
     app.state.clock = clock
     app.state.readiness = readiness
     app.state.metrics = metrics_registry
@@ -71,6 +75,7 @@ def create_app(
         events.router,
         keys.router,
         journal.router,
+        exosite.router,
         health.router,
     ):
         app.include_router(router)

@@ -1,10 +1,11 @@
 """What every message passes before a route sees it.
 
-1. Nothing opens by omission: all but the paths in `OPEN` need an operator's token, unknown paths too.
+1. Nothing opens by omission: all but the paths in `OPEN` need an operator's token, unknown paths too. Behind Exosite's
+   paths it may come in Exosite's header.
 2. A token comes before a body: a stranger's bytes are not read.
-3. A body is at most 64 KiB, refused by its announced length before it is read and by its real one while it is; it
-   arrives within ten seconds; it is JSON that every parser understands alike (no duplicate member, no NaN, no lone
-   surrogate, bounded depth).
+3. A body is at most 64 KiB (`MAX_LIST` where it lists devices), refused by its announced length before it is read and
+   by its real one while it is; it arrives within ten seconds; it is JSON that every parser understands alike (no
+   duplicate member, no NaN, no lone surrogate, bounded depth). Exosite's paths take forms and CSV and read them alone.
 4. Whatever fails behind the gate and was not answered there is answered here, without a traceback.
 5. What an operator changed, or revealed, leaves a line in the log: who, what, and how it ended.
 """
@@ -28,10 +29,18 @@ from broker.http.problems import UNAUTHENTICATED, answer
 from provisioner.errors import Forbidden, Invalid
 from provisioner.policy import Actor
 
-OPEN = frozenset(("/healthz", "/readyz", "/openapi.json"))
-"""Paths that answer without a token; none of them holds a secret."""
+ACTIVATE = "/provision/activate"
+"""Where a device with a serial number calls in (Exosite)."""
+
+OPEN = frozenset(("/healthz", "/readyz", "/openapi.json", ACTIVATE))
+"""Paths that answer without a token; the last is for devices, the others hold no secret."""
+
+_EXOSITE = "/provision/"
+_LISTS = ("/provision/manage/",)
+"""Below these a body lists devices."""
 
 MAX_BODY = 64 * 1024
+MAX_LIST = 1024 * 1024
 BODY_SECONDS = 10.0
 MAX_DEPTH = 32
 
@@ -76,8 +85,8 @@ class Gate:
         try:
             headers = Headers(scope=scope)
             if scope["path"] not in OPEN:
-                scope.setdefault("state", {})["actor"] = await self._authenticate(_token(headers))
-            body = await self._body(headers, receive)
+                scope.setdefault("state", {})["actor"] = await self._authenticate(_token(headers, scope["path"]))
+            body = await self._body(headers, receive, scope["path"])
             await self._app(scope, _replay(body, receive), send_marked)
         except ClientDisconnect:
             return
@@ -86,16 +95,17 @@ class Gate:
                 raise
             await answer(Request(scope), error)(scope, receive, send_marked)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, headers: Headers, receive: Receive, path: str) -> bytes:
+        most = MAX_LIST if path.startswith(_LISTS) else MAX_BODY
         announced = headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > MAX_BODY:
-            _refuse_size()
+        if announced.isdecimal() and int(announced) > most:
+            _refuse_size(most)
         try:
             async with asyncio.timeout(self._body_seconds):
-                body = await _read(receive)
+                body = await _read(receive, most)
         except TimeoutError:
             raise HTTPException(408, "Send the body without pausing.", {"connection": "close"}) from None
-        if body:
+        if body and not path.startswith(_EXOSITE):
             _check_media_type(headers)
             check_json(body)
         return body
@@ -107,30 +117,32 @@ def _note(scope: Scope, status: int) -> None:
         _log.info("operator", token_id=actor.token_id, method=scope["method"], path=quote(path), status=status)
 
 
-def _token(headers: Headers) -> str:
+def _token(headers: Headers, path: str) -> str:
     """The bearer token; raises `Forbidden` when there is none, or more than one."""
     sent = headers.getlist("authorization")
+    if path.startswith(_EXOSITE):
+        sent += [f"Bearer {token}" for token in headers.getlist("x-exosite-token")]
     scheme, _, token = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():
         raise Forbidden(UNAUTHENTICATED, "Send an operator token, once: `Authorization: Bearer TOKEN`.")
     return token.strip()
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, most: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            _refuse_size()
+        if len(body) > most:
+            _refuse_size(most)
         if not message.get("more_body", False):
             return bytes(body)
 
 
-def _refuse_size() -> NoReturn:
-    raise HTTPException(413, f"Send at most {MAX_BODY} bytes.")
+def _refuse_size(most: int) -> NoReturn:
+    raise HTTPException(413, f"Send at most {most} bytes.")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

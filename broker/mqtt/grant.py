@@ -10,8 +10,9 @@ _MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A login's rights. `username` and `client_id` are those of CONNECT; the rest are topic filters.
+    """A login's rights: topic filters, for the client id of CONNECT.
 
+    `username` is the login's own name, by which `kick` goes; the CONNECT may have had another name of it.
     A topic may be published to inside one of `publish`, a filter subscribed to inside one of `subscribe`.
     """
 

@@ -213,7 +213,11 @@ class Guard:
         attempt = _Attempt(username, asyncio.current_task())
         self._attempts.add(attempt)
         try:
-            grant = await self._judge(connect, socket.source) if username else None
+            grant = await self._judge(attempt, connect, socket.source) if username else None
+            if grant is not None and grant.username != username:
+                # Another name of the same login: judged again under its own, by which a kick would look for it.
+                attempt.username = grant.username
+                grant = await self._judge(attempt, connect, socket.source)
             if grant is None or not _may_will(connect.will, grant):
                 log.debug("device refused", username=username, client_id=connect.client_id, source=socket.source)
                 raise _Refused(ReturnCode.NOT_AUTHORIZED, held=True)
@@ -221,15 +225,15 @@ class Guard:
         finally:
             self._attempts.discard(attempt)
 
-    async def _judge(self, connect: Connect, source: str) -> Grant | None:
-        username = connect.username or ""
+    async def _judge(self, attempt: _Attempt, connect: Connect, source: str) -> Grant | None:
+        username = attempt.username
         try:
             async with asyncio.timeout(self._limits.login_time):
                 grant = await self._authenticate(username, connect.password or b"", connect.client_id, source)
         except Exception:
             log.exception("login cannot be judged", username=username, source=source)
             raise _Refused(ReturnCode.SERVER_UNAVAILABLE) from None
-        if grant is not None and (grant.username, grant.client_id) != (username, connect.client_id):
+        if grant is not None and grant.client_id != connect.client_id:
             raise ValueError("grant is for another login")
         return grant
 

@@ -128,7 +128,7 @@ UPDATE credential SET due_on = 0
 -- A request's job has the id after its own.
 SELECT max(coalesce((SELECT job_id FROM request ORDER BY id DESC LIMIT 1), 0),
            coalesce((SELECT max(id) FROM account), 0), coalesce((SELECT max(id) FROM provision_user), 0),
-           coalesce((SELECT max(id) FROM token), 0));
+           coalesce((SELECT max(id) FROM token), 0), coalesce((SELECT max(id) FROM model), 0));
 
 -- name: find_lapsed
 SELECT {request} FROM request r
@@ -206,6 +206,53 @@ SELECT id, name, role, account_id, token_hash, created_on FROM token ORDER BY id
 
 -- name: delete_token
 DELETE FROM token WHERE id = :id RETURNING id;
+
+-- name: add_model
+INSERT INTO model (id, account_id, name, user_id, created_on, created_by)
+VALUES (:id, :account_id, :name, :user_id, :created_on, :created_by);
+
+-- name: find_models
+SELECT m.id, m.account_id, a.name, a.device_broker, m.name, u.username, m.created_on, m.created_by
+  FROM model m JOIN account a ON a.id = m.account_id JOIN provision_user u ON u.id = m.user_id
+ WHERE a.name = :vendor AND (:name IS NULL OR m.name = :name) ORDER BY m.name;
+
+-- name: delete_model
+DELETE FROM model WHERE id = :id RETURNING id;
+
+-- name: add_serial
+INSERT INTO serial (model_id, serial_number, extra) VALUES (:model_id, :serial_number, :extra);
+
+-- name: find_serial
+SELECT extra FROM serial WHERE model_id = :model_id AND serial_number = :serial_number;
+
+-- name: list_serials
+SELECT serial_number, extra FROM serial WHERE model_id = :model_id
+ ORDER BY serial_number LIMIT :limit OFFSET :offset;
+
+-- name: delete_serials
+DELETE FROM serial
+ WHERE model_id = :model_id AND serial_number IN (SELECT value FROM json_each(:serial_numbers)) RETURNING serial_number;
+
+-- name: add_range
+INSERT INTO serial_range (model_id, format, length, casing, first, last)
+VALUES (:model_id, :format, :length, :casing, :first, :last);
+
+-- name: list_ranges
+SELECT format, length, casing, first, last FROM serial_range WHERE model_id = :model_id;
+
+-- name: delete_range
+DELETE FROM serial_range
+ WHERE model_id = :model_id AND format = :format AND length = :length AND casing = :casing AND first = :first
+   AND last = :last;
+
+-- name: find_newest
+-- The newest request of each of these client ids in one account.
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE r.id IN (SELECT (SELECT max(id) FROM request
+                         WHERE device_broker = :device_broker AND client_id = j.value AND account_id = :account_id)
+                  FROM json_each(:client_ids) j);
 
 -- name: list_epochs
 SELECT epoch, key_id, made_on, state FROM vault_key ORDER BY epoch;

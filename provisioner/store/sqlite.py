@@ -39,6 +39,7 @@ from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.locking import lock
 from provisioner.store.migrations import migrate
+from provisioner.store.serialrows import SqliteSerials
 from provisioner.store.statements import (
     SQL,
     read_account,
@@ -158,6 +159,7 @@ class SqliteStore:
         self._is_logged = True
         self.keys = SqliteKeys(self._read, self._transact)
         self.events = SqliteEventLog(self._reading, self._transact)
+        self.serials = SqliteSerials(self._read, self._transact, append)
         self.tell: Callable[[], None] = lambda: None
         """Set by whoever delivers events; called when some were committed."""
 

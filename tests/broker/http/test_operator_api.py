@@ -12,6 +12,7 @@ from provisioner import __version__
 from provisioner.model import Role
 from tests.broker.http.world import PATH, Operator, World
 
+METHODS = ("get", "post", "delete")
 ROUTES = {
     ("post", PATH), ("get", PATH), ("get", f"{PATH}/{{request_id}}"), ("put", f"{PATH}/{{request_id}}"),
     ("delete", f"{PATH}/{{request_id}}"), ("get", f"{PATH}/{{request_id}}/activationKey"),
@@ -30,6 +31,10 @@ ROUTES = {
     ("post", "/v2/drift/apply"),
     ("get", "/v2/provisionRequests/{request_id}/log"),
     ("get", "/metrics"),
+    ("post", "/provision/activate"), ("get", "/provision/manage/model/"), ("post", "/provision/manage/model/"),
+    ("delete", "/provision/manage/model/{model}"),
+    *((method, "/provision/manage/model/{model}/") for method in METHODS),
+    *((method, "/provision/manage/model/{model}/{sn}") for method in METHODS),
 }  # fmt: skip
 
 

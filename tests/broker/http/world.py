@@ -4,12 +4,14 @@ import builtins
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import httpx2
 
 from broker.http.app import create_app
+from broker.http.doors import Doors
 from broker.http.events import Feed
 from broker.http.metrics import registry
 from broker.keyring import ForeignKeys
@@ -27,6 +29,7 @@ from provisioner.passwords import Passwords
 from provisioner.policy import Actor
 from provisioner.ports import Cost, Install, Probe, Revoke, ToInstall
 from provisioner.reconcile import Reconciler
+from provisioner.serials import Serials
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
@@ -51,11 +54,14 @@ class Shelf:
 
     def __init__(self) -> None:
         self.names: builtins.list[str] = []
+        self.is_away = False
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
         return BrokerAddress("mqtts://devices.example:8883" if secure else "mqtt://devices.example:1883")
 
     async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        if self.is_away:
+            return [Install.LATER for _ in items]
         self.names += [item.credential.username for item in items]
         return [Install.DONE for _ in items]
 
@@ -125,8 +131,19 @@ class World:
         store.tell = self.feed.tell
         self.log = store.events
         desk = EventDesk(store.events, self.administration.visible)
+        rates = WrongKeyRates()
+        admission = Admission(replace(rates, per_connection=rates.per_source))
+        self.doors = Doors(Serials(store.serials, store, self.administration, self.provisioner, admission))
         self.app = create_app(
-            self.administration, self.epochs, oversight, desk, self.feed, lambda: self.now, self._readiness, figures
+            self.administration,
+            self.epochs,
+            oversight,
+            desk,
+            self.feed,
+            self.doors,
+            lambda: self.now,
+            self._readiness,
+            figures,
         )
 
     @classmethod

@@ -1,0 +1,26 @@
+"""What stands behind the doors of other products, beside the operator API's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from provisioner.serials import Serials
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """`allow_plain_without_tls`: secrets may cross a network unencrypted; loopback is always allowed."""
+
+    serials: Serials
+    allow_plain_without_tls: bool = False
+
+
+async def _doors(request: Request) -> Doors:
+    found: Doors = request.app.state.doors
+    return found
+
+
+Opened = Annotated[Doors, Depends(_doors)]
