@@ -161,7 +161,7 @@ MUTATIONS = (
     Mutation(
         "stale-writes-win",
         "duplicates and two workers make one mint (3)",
-        "provisioner/store/sqlite.py",
+        "provisioner/store/units.py",
         "        winners.append(wins)\n",
         "        winners.append(True)\n",
         (
