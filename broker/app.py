@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
+    from broker.mqtt.bridge import Bridge
     from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.responder import Responder
+    from broker.mqtt.upstream import Site
     from broker.parts import Choices, Parts
     from broker.tls import ServerTls
     from provisioner.model import BrokerAddress
 
+_BRIDGE_PATIENCE = 10.0
+"""Seconds the start waits for the broker that is there already; it may be away, and is tried again and again."""
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where a server that listens there can be reached
 
 
@@ -156,11 +160,13 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
 
     responder = _responder(settings, parts, chaotic=chaotic)
     endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
+    bridge = _bridge(settings, parts, responder)
     watches = [Watch(one, parts.jobs.reconcile) for one in parts.beside]
     figures = Figures(
         lambda: _by_reason(responder),
         lambda: endpoint.counters.open,
         lambda: all(watch.is_there for watch in watches),
+        None if bridge is None else lambda: bridge.is_serving,
     )
     tls = _server_tls(settings)
     async with AsyncExitStack() as stack:
@@ -177,6 +183,9 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
         await parts.jobs.recover()
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
         claims, claims_tls = await _listen_both("endpoint", settings.endpoint, tls, endpoint.start)
+        if bridge is not None:
+            stack.push_async_callback(bridge.drain, settings.endpoint.drain_time)
+            await bridge.start(_BRIDGE_PATIENCE)
         async with asyncio.TaskGroup() as tasks:
             steppers = [
                 Stepper("jobs", parts.jobs.step, now, parts.wake),
@@ -188,7 +197,7 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
             workers = [(stepper, tasks.create_task(stepper.run(), name=stepper.name)) for stepper in steppers]
             try:
                 https = None if api_tls is None else _url(api_tls, "https")
-                yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls, https)
+                yield Running(os.getpid(), _url(api), claims, claims_tls, works, works_tls, https, settings.bridge.url)
             finally:
                 await asyncio.gather(*(one.end(task, settings.endpoint.drain_time) for one, task in workers))
 
@@ -226,7 +235,7 @@ def _sinks(settings: Settings) -> list[Sink]:
         from broker.sinks.mqtt import MqttTopic  # noqa: PLC0415  # rule 1
 
         tls = _trust(section.mqtt_ca) if section.mqtt_url.startswith("mqtts:") else None
-        login = _mqtt_login(section)
+        login = _login("events.mqtt_login_file", section.mqtt_login_file)
         made.append(MqttTopic(section.mqtt_url, section.mqtt_topic, login=login, timeout=section.timeout, tls=tls))
     return made
 
@@ -253,11 +262,42 @@ def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:
     return ChaoticResponder(parts.provisioner, now, parts.entropy, Moods(**settings.chaos.model_dump()))
 
 
+def _bridge(settings: Settings, parts: Parts, responder: Responder) -> Bridge | None:
+    """The conversation through the broker that is there already; None: the settings name none."""
+    site = bridge_site(settings)
+    if site is None:
+        return None
+    from broker.mqtt.bridge import Bridge  # noqa: PLC0415  # rule 1
+    from broker.mqtt.topics import Topics  # noqa: PLC0415  # rule 1
+
+    section = settings.bridge
+    return Bridge(
+        responder,
+        site,
+        Topics(settings.endpoint.root_topic),
+        parts.entropy,
+        share=section.share,
+        dotless=section.kind == "rabbitmq",
+    )
+
+
+def bridge_site(settings: Settings) -> Site | None:
+    """Where the bridge's broker is and who we are there. Raises `Misconfigured`."""
+    section = settings.bridge
+    if section.url is None:
+        return None
+    from broker.mqtt.upstream import Site  # noqa: PLC0415  # rule 1
+
+    tls = _trust(section.ca) if section.url.startswith("mqtts:") else None
+    return Site(section.url, _login("bridge.login_file", section.login_file), tls)
+
+
 def _check_files(settings: Settings) -> None:
     if problems := files.problems(settings):
         raise Misconfigured(problems)
     _webhook_keys(settings.events)
-    _mqtt_login(settings.events)
+    _login("events.mqtt_login_file", settings.events.mqtt_login_file)
+    _login("bridge.login_file", settings.bridge.login_file)
 
 
 def _webhook_keys(section: Events) -> list[bytes]:
@@ -268,12 +308,13 @@ def _webhook_keys(section: Events) -> list[bytes]:
     return _parsed("events.webhook_secret_file", section.webhook_secret_file, parse_secrets)
 
 
-def _mqtt_login(section: Events) -> tuple[str, str] | None:
-    if section.mqtt_login_file is None:
+def _login(name: str, file: Path | None) -> tuple[str, str] | None:
+    """The user name and password in a file that the setting `name` names. Raises `Misconfigured`."""
+    if file is None:
         return None
     from broker.sinks.mqtt import parse_login  # noqa: PLC0415  # rule 1
 
-    return _parsed("events.mqtt_login_file", section.mqtt_login_file, parse_login)
+    return _parsed(name, file, parse_login)
 
 
 def _parsed(name: str, file: Path, parse: Callable[[str], T]) -> T:
@@ -465,6 +506,7 @@ def _print_ready(running: Running, chaos_seed: int | None) -> None:
         "deviceBroker": running.device_broker,
         "deviceBrokerTls": running.device_broker_tls,
         "http": running.http.removeprefix("http://"),
+        "bridge": running.bridge,
         "https": running.https and running.https.removeprefix("https://"),
     }
     if chaos_seed is not None:

@@ -34,7 +34,10 @@ class Unusable(ProvisionerError):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that is up: its process id, the URLs of its operator API, and where devices reach it (`host:port`)."""
+    """A server that is up: its process id, the URLs of its operator API, and where devices reach it (`host:port`).
+
+    `bridge` is the URL of the broker through which they may claim as well.
+    """
 
     pid: int
     http: str
@@ -43,6 +46,7 @@ class Running:
     device_broker: str | None = None
     device_broker_tls: str | None = None
     https: str | None = None
+    bridge: str | None = None
 
 
 class DataDir:

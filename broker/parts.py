@@ -76,11 +76,15 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Where `/metrics` and `/readyz` look: claims by reason, connections open now, whether the device broker is up."""
+    """Where `/metrics` and `/readyz` look: claims by reason, connections open now, whether the device broker is up.
+
+    `bridge`: whether it serves; None: there is none.
+    """
 
     claims: Callable[[], Mapping[str, int]] = dict
     connections: Callable[[], int] = int
     device_broker: Callable[[], bool] = bool
+    bridge: Callable[[], bool] | None = None
 
 
 class Deliveries:
@@ -127,7 +131,8 @@ class Parts:
         """The operator API over these parts."""
 
         async def readiness() -> Mapping[str, bool]:
-            return {"store": await self._is_writable(), "deviceBroker": figures.device_broker()}
+            told = {"store": await self._is_writable(), "deviceBroker": figures.device_broker()}
+            return told if figures.bridge is None else told | {"bridge": figures.bridge()}
 
         return create_app(
             self.administration,

@@ -31,6 +31,8 @@ def problems(settings: Settings) -> tuple[str, ...]:
             for name, one in (("device_broker", broker), *_named(settings))
             for problem in _authority(f"{name}.ca", one.ca)
         ),
+        *_secret("bridge.login_file", settings.bridge.login_file),
+        *_authority("bridge.ca", settings.bridge.ca),
         *_secret("events.webhook_secret_file", settings.events.webhook_secret_file),
         *_secret("events.mqtt_login_file", settings.events.mqtt_login_file),
         *_authority("events.webhook_ca", settings.events.webhook_ca),

@@ -41,6 +41,9 @@ from config.values import (
     Write,
 )
 
+BrokerKind = Literal["mosquitto", "rabbitmq", "emqx", "vernemq", "other"]
+"""Brokers whose access control we have words for."""
+
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # named to be recognised, not to be listened on
 
 
@@ -111,6 +114,27 @@ class Endpoint(Section):
         if self.unproved_per_source > self.unproved_per_client_id:
             raise ValueError("endpoint.unproved_per_source must not be above endpoint.unproved_per_client_id")
         return self
+
+
+class Bridge(Section):
+    """The broker somebody already runs, where devices may claim as well; we are one of its clients."""
+
+    url: AnyBrokerUrl = Field(default=None, description="Devices claim through that broker as well; empty: no bridge.")
+    kind: Annotated[BrokerKind, Write('"mosquitto", "rabbitmq", "emqx", "vernemq" or "other"')] = Field(
+        default="mosquitto", description="Which broker it is: whose limits apply and whose words the doctor uses."
+    )
+    login_file: OptionalFile = Field(
+        default=None, description="File with the bridge's user name and password there, a line each, mode 0600."
+    )
+    ca: OptionalFile = Field(
+        default=None, description="PEM file to check that broker's certificate with, instead of the system's."
+    )
+    share: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,64}$"), Write("up to 64 of A-Z a-z 0-9 _ -")] = Field(
+        default="", description="Workers with the same name share its messages ($share); empty: this is the only one."
+    )
+    serve_on_leaks: Switch = Field(
+        default=False, description="Serve although devices there can read or write what is not theirs."
+    )
 
 
 class Claim(Section):
@@ -345,6 +369,9 @@ class Settings(Section):
         default="provision", description="Name of the provision account that the first start creates."
     )
     endpoint: Endpoint = Field(default=Endpoint(), description="The provision broker.")
+    bridge: Bridge = Field(
+        default=Bridge(), description="A broker that is there already, where devices may claim as well."
+    )
     claim: Claim = Field(default=Claim(), description="Claims.")
     wrong_keys: WrongKeys = Field(
         default=WrongKeys(),
@@ -386,4 +413,6 @@ class Settings(Section):
             if address in taken:
                 raise ValueError(f"{name} and {taken[address]} are both {address}: each needs a port of its own")
             taken[address] = name
+        if self.bridge.url is not None and self.bridge.kind == "rabbitmq" and "." in self.endpoint.root_topic:
+            raise ValueError("endpoint.root_topic has a dot, which RabbitMQ takes for a slash: write another one")
         return self

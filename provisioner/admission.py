@@ -1,7 +1,8 @@
 """Verify first, then limit: only wrong keys are limited, and a right key never waits for others' failures.
 
 1. A wrong key takes one token from each of four buckets: its (user, clientId), its source, its connection, and one for
-   all. When one of them is empty the answer is `slow-down` and tells nothing about the key.
+   all. When one of them is empty the answer is `slow-down` and tells nothing about the key. Through somebody else's
+   broker no source or connection is known, and only the first and the last count.
 2. A right key asks nobody here (wire contract, section 9, rule 7).
 3. The buckets are bounded: the longest unused is forgotten first, and a forgotten one was full anyhow or is under a
    flood that the bucket for all still holds.
@@ -15,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from provisioner.errors import Reason, Rejected
-from provisioner.model import Millis
+from provisioner.model import SHARED, Millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,8 @@ class Admission:
 
     def check_failure(self, user: str, client_id: str, source: str, connection: int, now: Millis) -> None:
         """Count one wrong key; `slow-down` when any bucket is empty."""
-        waits = (
-            self._ids.take((user, client_id), now),
-            self._sources.take(source, now),
-            self._connections.take(connection, now),
-            self._overall.take(None, now),
-        )
+        waits = [self._ids.take((user, client_id), now), self._overall.take(None, now)]
+        if connection != SHARED:
+            waits += [self._sources.take(source, now), self._connections.take(connection, now)]
         if (wait := max(waits)) > 0:
             raise Rejected(Reason.SLOW_DOWN, "too many wrong keys", step="authenticate", retry_after=min(wait, 86_400))

@@ -13,7 +13,7 @@ from provisioner.admission import Admission
 from provisioner.errors import Reason, Rejected
 from provisioner.handover import Conversation, Keys, Vault, ack_proof, claim_proof, csr_hash, derive, equal
 from provisioner.keys import Decoy, open_keys
-from provisioner.model import Ack, Claim, Dossier, Line, Millis, Origin
+from provisioner.model import SHARED, Ack, Claim, Dossier, Line, Millis, Origin
 from provisioner.ports import Entropy
 
 
@@ -40,7 +40,9 @@ class Authentication:
 
     def check_mode(self, message: Claim | Ack, origin: Origin) -> None:
         """Whether this way of proving a key is on offer on this connection."""
-        if message.key is not None and not (origin.secure or self._allow_plain_without_tls):
+        overheard = not (origin.secure or self._allow_plain_without_tls)
+        # Through another's broker nothing is known of TLS, and whoever next connects with an id may get its reply.
+        if message.key is not None and (overheard or origin.connection == SHARED):
             raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
         if message.key is None and message.proof is None:
             if not self._allow_keyless:

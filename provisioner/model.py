@@ -246,9 +246,13 @@ class Dossier:
     occupied: bool
 
 
+SHARED = 0
+"""The connection number of what came through somebody else's broker: whose address and TLS nobody here has seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from: peer address, connection number (0 on the bridge), and whether nobody could listen."""
+    """Where a message came from: peer address, connection number (or `SHARED`), and whether nobody could listen."""
 
     source: str
     connection: int

@@ -23,6 +23,7 @@ _COMMANDS = {
     "serve": ("serve:serve_app", "Run the provisioner; the first start prepares the data directory."),
     "init": ("serve:init_app", "Prepare the data directory without starting."),
     "config": ("config:app", "Check and show the settings."),
+    "broker": ("brokers:app", "The broker you already run: what it has to be told."),
     "account": ("accounts:app", "Provision accounts and target accounts."),
     "user": ("users:app", "Logins that devices start with."),
     "token": ("tokens:app", "Bearer tokens of operators."),

@@ -1,11 +1,19 @@
-"""Starts the real program: one for all tests that can share it, others where a test needs its own."""
+"""Starts the real program: one for all tests that can share it, others where a test needs its own.
+
+The modules of `BRIDGED` hold what must be true wherever a device claims: their tests run at the endpoint and, but for
+those marked `endpoint_only`, once more through the bridge and a real Mosquitto with the templates we ship.
+"""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.program import Program, Site, StartProgram
+from broker.beside.setup import Login
+from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, Program, Site, StartProgram
+from tests.mosquitto import BRIDGE, Mosquitto, bridge_settings, shipped
+
+BRIDGED = {"test_contract_claims", "test_contract_handover", "test_contract_lifecycle", "test_contract_reasons"}
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +23,51 @@ def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program
     program.stop()
 
 
+@pytest.fixture(scope="session")
+def mosquitto(shared_program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """A Mosquitto through which devices reach a second program."""
+    folder = tmp_path_factory.mktemp("mosquitto")
+    broker = Mosquitto(folder, shipped(folder, [Login(FLOOR_USER, FLOOR_PASSWORD)], BRIDGE)).start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
+def bridged_program(mosquitto: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    program = Program(tmp_path_factory.mktemp("bridged") / "data", bridge_settings(mosquitto)).start()
+    yield program
+    program.stop()
+
+
 @pytest.fixture
-async def site(shared_program: Program) -> AsyncIterator[Site]:
-    """The shared program with an operator; what the test opened is closed after it."""
-    async with await Site.at(shared_program) as place:
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    """A shared program with an operator; what the test opened is closed after it."""
+    through = getattr(request, "param", "endpoint")
+    program: Program = request.getfixturevalue("shared_program" if through == "endpoint" else "bridged_program")
+    async with await Site.at(program) as place:
+        if through == "bridge":
+            place.through = request.getfixturevalue("mosquitto").address
         yield place
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrize by the way devices take."""
+    if "site" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in BRIDGED:
+        only = metafunc.definition.get_closest_marker("endpoint_only") is not None
+        metafunc.parametrize("site", ["endpoint"] if only else ["endpoint", "bridge"], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Plain claims are refused on the bridge: what a test would do with one there is no case of it."""
+    cases = [item for item in items if getattr(item, "callspec", None) is not None and _is_plain_on_bridge(item)]
+    if cases:
+        config.hook.pytest_deselected(items=cases)
+        items[:] = [item for item in items if item not in cases]
+
+
+def _is_plain_on_bridge(item: pytest.Item) -> bool:
+    params: dict[str, object] = item.callspec.params  # type: ignore[attr-defined]  # pytest's functions have it
+    return params.get("site") == "bridge" and params.get("mode") == "plain"
 
 
 @pytest.fixture

@@ -295,6 +295,8 @@ class Site:
     program: Program
     operator: Operator
     devices: list[IndependentDevice] = field(default_factory=list)
+    through: Address | None = None
+    """Another's broker that devices claim through, instead of at the endpoint."""
 
     @classmethod
     async def at(cls, program: Program) -> Self:
@@ -354,7 +356,7 @@ class Site:
     ) -> IndependentDevice:
         """A device that was flashed with this key."""
         device = IndependentDevice(
-            lambda: self.program.endpoint,
+            lambda: self.through or self.program.endpoint,
             FLOOR_USER,
             FLOOR_PASSWORD,
             client_id,

@@ -299,6 +299,7 @@ async def test_what_nobody_offers_is_refused_and_not_our_own_fault(site: Site, f
         ),
     ],
 )
+@pytest.mark.endpoint_only("plain")
 async def test_strange_values_are_never_our_own_fault(site: Site, forge: Forge) -> None:
     """Taken or refused, but not `unavailable`, and the operator can still look at the request."""
     device, request = await site.unit(mode="plain")
@@ -322,6 +323,7 @@ async def test_strange_values_are_never_our_own_fault(site: Site, forge: Forge) 
         case("accept both", plain(accept=["x509", "password"])),
     ],
 )
+@pytest.mark.endpoint_only("plain")
 async def test_unusual_json_is_still_a_claim(site: Site, forge: Forge) -> None:
     device, _ = await site.unit(mode="plain")
     async with await device.open() as session:
@@ -341,6 +343,7 @@ async def test_unusual_json_is_still_a_claim(site: Site, forge: Forge) -> None:
         case("accept of indefinite length", cbor(cbor2.dumps("accept") + b"\x9f" + cbor2.dumps("password") + b"\xff")),
     ],
 )  # fmt: skip
+@pytest.mark.endpoint_only("plain")
 async def test_unusual_cbor_is_still_a_claim(site: Site, forge: Forge) -> None:
     device, _ = await site.unit(mode="plain", wire="cbor")
     async with await device.open() as session:
@@ -350,6 +353,7 @@ async def test_unusual_cbor_is_still_a_claim(site: Site, forge: Forge) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("encoding", ["json", "cbor"])
+@pytest.mark.endpoint_only("plain")
 async def test_8_kib_are_a_claim_and_one_byte_more_is_too_large(
     site: Site, version: wire.Version, encoding: wire.Wire
 ) -> None:
@@ -421,6 +425,7 @@ ACKS: list[Any] = [
 
 
 @pytest.mark.parametrize("changed", ACKS)
+@pytest.mark.endpoint_only("plain")
 async def test_a_malformed_ack_is_a_bad_request_and_changes_nothing(site: Site, changed: dict[str, Any]) -> None:
     device, request = await site.unit(mode="plain")
     assert (await device.provision()).generation == 1
@@ -444,6 +449,7 @@ async def test_a_claim_on_the_topic_of_acks_and_the_reverse_are_bad_requests(sit
     assert await request.phase() == "PENDING"
 
 
+@pytest.mark.endpoint_only("plain")
 async def test_an_ack_over_8_kib_is_too_large(site: Site) -> None:
     device, _ = await site.unit(mode="plain")
     await device.provision()
@@ -453,6 +459,7 @@ async def test_an_ack_over_8_kib_is_too_large(site: Site) -> None:
     assert (await device.ack("stored", 1)).reason == "confirmed"
 
 
+@pytest.mark.endpoint_only("plain")
 async def test_the_detail_of_an_ack_is_hearsay(site: Site) -> None:
     device, _ = await site.unit(mode="plain")
     await device.provision()

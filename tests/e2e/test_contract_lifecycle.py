@@ -137,6 +137,7 @@ async def test_another_request_id_gets_the_same_credential_until_it_is_confirmed
     assert (now["generation"], now["provisionJob"]["retryCount"]) == (1, 1)
 
 
+@pytest.mark.endpoint_only("one client id twice")
 async def test_claims_at_the_same_moment_mint_one_credential(site: Site) -> None:
     device, request = await site.unit()
     async with contextlib.AsyncExitStack() as stack:
@@ -275,6 +276,7 @@ async def test_the_last_attempt_may_be_repeated_and_confirmed(site: Site) -> Non
 # --- after confirmation -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.endpoint_only("plain")
 async def test_a_key_that_may_not_be_used_again_still_proves_who_was_provisioned(site: Site) -> None:
     for mode in MODES:
         device, _, _ = await site.confirmed(mode=mode, reuseKey=False)
@@ -390,6 +392,7 @@ async def test_revoke_while_renewing_takes_both(site: Site) -> None:
 # --- the generation number --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.endpoint_only("one client id twice")
 async def test_generations_go_on_counting_in_a_new_request(site: Site) -> None:
     device, request, first = await site.confirmed(confirm="ack")
     await request.tell("revoke")
@@ -404,6 +407,7 @@ async def test_generations_go_on_counting_in_a_new_request(site: Site) -> None:
     assert (await device.claim("r-9")).reason == "denied", "the key of the deleted request"
 
 
+@pytest.mark.endpoint_only("one client id twice")
 async def test_a_new_request_while_one_is_confirmed_is_a_conflict_unless_it_overwrites(site: Site) -> None:
     device, request, old = await site.confirmed(confirm="ack")
     form = await site.form(device.client_id)

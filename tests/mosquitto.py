@@ -1,0 +1,112 @@
+"""A real Mosquitto for a test: on a free loopback port, in a folder of its own, ended by its process id."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from broker.beside.setup import BRIDGE_USER, Kind, Login, plan
+from tests.programs import needed
+
+_START_TIME = 10.0
+_STOP_TIME = 10.0
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Mosquitto:
+    """One broker; it can be killed and started again on the same port and files.
+
+    `settings` is the text of its configuration without listener and log.
+    """
+
+    def __init__(self, folder: Path, settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.conf = folder / "mosquitto.conf"
+        self.log = folder / "mosquitto.log"
+        # It would give its rights away to a user who may not read this folder.
+        who = f"user {getpass.getuser()}\n" if os.geteuid() == 0 else ""
+        self.conf.write_text(f"{who}persistence false\nlog_dest stderr\nlistener {self.port} 127.0.0.1\n{settings}")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The same for sockets."""
+        return "127.0.0.1", self.port
+
+    def start(self) -> Self:
+        """Start and wait until it takes connections."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen([needed("mosquitto", "mosquitto"), "-c", self.conf], stderr=log)
+        limit = time.monotonic() + _START_TIME
+        while time.monotonic() < limit and self._process.poll() is None:
+            try:
+                socket.create_connection(self.address, timeout=1).close()
+            except ConnectionRefusedError:
+                time.sleep(0.01)  # a program has no event for it
+            else:
+                return self
+        self.kill()
+        raise AssertionError(f"Mosquitto does not start:\n{self.log.read_text()[-2000:]}")
+
+    def reload(self) -> None:
+        """Have it read its password and ACL files again."""
+        assert self._process
+        self._process.send_signal(signal.SIGHUP)
+
+    def kill(self) -> None:
+        """End it without a chance to tidy up."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as an init system would."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(_STOP_TIME)
+
+
+def shipped(folder: Path, logins: Sequence[Login], bridge: Login, root: str = "prov/v1") -> str:
+    """Settings for a Mosquitto in `folder`: the templates we ship, as `provisioner broker setup` fills them in."""
+    told = plan(Kind.MOSQUITTO, root, bridge, logins[0], os.urandom, folder=str(folder))
+    for file in told.files:
+        (folder / file.name).write_text(file.text)
+    passwords = folder / "provisioner.passwords"
+    for login in logins[1:]:
+        more = plan(Kind.MOSQUITTO, root, bridge, login, os.urandom, folder=str(folder))
+        passwords.write_text(passwords.read_text() + more.files[2].text.splitlines()[1] + "\n")
+    conf = (folder / "provisioner.conf").read_text()
+    return "".join(f"{line}\n" for line in conf.splitlines() if not line.startswith("listener "))
+
+
+BRIDGE = Login(BRIDGE_USER, "the-bridge-password-9")
+"""Who the bridge is at a broker of the tests."""
+
+
+def bridge_settings(mosquitto: Mosquitto, bridge: Login = BRIDGE) -> dict[str, str]:
+    """The environment that has a program serve the bridge on it."""
+    file = mosquitto.folder / "bridge-login"
+    file.touch(mode=0o600)
+    file.write_text(f"{bridge.user}\n{bridge.password}\n")
+    return {"PROVISIONER_BRIDGE__URL": mosquitto.url, "PROVISIONER_BRIDGE__LOGIN_FILE": str(file)}
