@@ -113,6 +113,7 @@ def test_a_server_says_where_it_is_and_nothing_that_is_secret(start: Start) -> N
     program = start()
     assert set(program.ready) == {
         "event",
+        "bridge",
         "endpoint",
         "endpointTls",
         "deviceBroker",
