@@ -5,6 +5,8 @@
 2. What is new is loaded beside what is in force and takes its place whole; what cannot be loaded changes nothing.
 3. A client certificate is asked for and never demanded. One of other roots, or one that is over, ends the handshake;
    what one of ours is worth is not decided here (`certs.trust`, and the ledger).
+4. Sessions are not resumed: a resumed one would bring a certificate that was looked at some time ago. Devices come once
+   in a life, and two tickets for each cost a tenth of its handshake.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ class ServerTls:
         self._in_force = load()
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.num_tickets = 0
+        self.context.options |= ssl.OP_NO_TICKET
         self.context.sni_callback = self._hand_on
         self._settle()
 

@@ -9,14 +9,15 @@ import asyncio
 import json
 import logging
 import signal
-import ssl
 import sys
+from functools import partial
 from pathlib import Path
 
 import structlog
 import uvloop
 
 from broker.mqtt.endpoint import PLAIN, Answer, Endpoint, EndpointLimits, Inbound, LoginVerdict
+from broker.tls import ServerTls, server_context
 
 
 class ConstantService:
@@ -39,9 +40,8 @@ class ConstantService:
 
 async def serve(folder: Path) -> None:
     endpoint = Endpoint(ConstantService(), EndpointLimits(max_connections=100_000, max_connections_per_source=100_000))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "server.pem", folder / "server.key")
-    ports = {"port": await endpoint.start("127.0.0.1", 0), "tlsPort": await endpoint.start("127.0.0.1", 0, context)}
+    tls = ServerTls(partial(server_context, folder / "server.pem", folder / "server.key"))
+    ports = {"port": await endpoint.start("127.0.0.1", 0), "tlsPort": await endpoint.start("127.0.0.1", 0, tls.context)}
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

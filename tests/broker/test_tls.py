@@ -60,6 +60,11 @@ class Client:
         assert isinstance(shown, bytes)
         return shown
 
+    def has_ticket(self) -> bool:
+        """Whether the server gave us what a resumed session needs (OpenSSL takes tickets as it reads)."""
+        session = self._writer.get_extra_info("ssl_object").session
+        return session is not None and session.has_ticket
+
     async def hears_nothing(self) -> bool:
         """Whether the server hangs up without a word."""
         silent = not await self._reader.read(1)
@@ -94,6 +99,16 @@ async def refused(listener: Listener, shown: Held) -> bool:
         return await (await connected(listener, shown)).hears_nothing()
     except (ssl.SSLError, ConnectionError):
         return True
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_no_session_can_be_resumed(pki: Pki, version: ssl.TLSVersion) -> None:
+    """A certificate is shown on each connection anew, so one that was revoked meanwhile is noticed."""
+    async with listening(pki) as listener:
+        client = await connected(listener, None, version)
+        assert await client.echo(b"ab") == b"\0\0"
+        assert not client.has_ticket()
+        await client.close()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
