@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA_DIR ?= data
 
-.PHONY: help setup run test proof soak check bench demo clean lock system-packages
+NPM_FOLDERS := examples/clients/node examples/clients/micropython/host
+
+.PHONY: help setup run test proof soak check bench demo clean lock system-packages npm-packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,18 +19,28 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-setup: $(STAMP) system-packages ## create .venv from the lock file and install what the tests need
+setup: $(STAMP) system-packages npm-packages ## create .venv from the lock file and install what the tests need
 
 # The tests talk to real third-party clients and verifiers; Debian packages bring them when we may install.
 # RUNLEVEL=1: none of them shall start a service of its own.
 system-packages:
 	@missing=; \
-	for pair in mosquitto:mosquitto mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin; do \
+	for pair in mosquitto:mosquitto mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin \
+	  jq:jq shellcheck:shellcheck gcc:gcc g++:g++ node:nodejs npm:npm; do \
 	  PATH=$$PATH:/usr/sbin command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
+	for pair in mosquitto.h:libmosquitto-dev mbedtls/gcm.h:libmbedtls-dev jsmn.h:libjsmn-dev; do \
+	  [ -e /usr/include/$${pair%%:*} ] || missing="$$missing $${pair#*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
 	  else echo "note: Debian packages are missing ($$missing ): the tests that need them are left out"; fi; fi
+
+# Two of the example clients run on Node; nothing of it is needed to run the provisioner.
+npm-packages: system-packages
+	@for folder in $(NPM_FOLDERS); do \
+	  if [ $$folder/node_modules/.package-lock.json -nt $$folder/package-lock.json ]; then continue; fi; \
+	  if command -v npm >/dev/null 2>&1; then (cd $$folder && npm ci --silent --no-audit --no-fund); \
+	  else echo "note: npm is missing: the tests of $$folder are left out"; fi; done
 
 run: $(STAMP) ## set up and start the provisioner on the embedded default
 	$(BIN)/provisioner --data-dir $(DATA_DIR) serve
