@@ -79,7 +79,7 @@ class Administration(Creation):
     async def update_request(
         self, actor: Actor, request_id: int, optlock: int, changes: Mapping[str, object], now: Millis
     ) -> ProvisionRequest:
-        """Change what the operator may change; keys are fields of `ProvisionRequest`, `facts` a `Facts`."""
+        """Change what the operator may change; keys are fields of `ProvisionRequest`, with values of their types."""
         check_role(actor, Role.PREPARER)
         for _ in range(TRIES):
             before = await self._current(actor, request_id, optlock)
@@ -88,6 +88,10 @@ class Administration(Creation):
                 values["configuration"] = configuration_text(values["configuration"])
             after = self._modified(before, actor, now, **values)
             self._check_changed(before, after)
+            if after.labels != before.labels:
+                await self.labels.check(after.labels, after.account_id)
+            if after.facts != before.facts:
+                await self._check_twin(after)
             note = Note(now, "update", actor.token_id, cause=", ".join(sorted(changes)))
             if await self._store.commit(Unit(note, saved=(Saved(before, after),))):
                 self._wake()

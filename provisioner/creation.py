@@ -6,31 +6,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from provisioner import policy, transitions
 from provisioner.entities import Desk
-from provisioner.errors import Conflict, Invalid, QuotaExceeded, Unavailable
+from provisioner.errors import Conflict, Invalid, QuotaExceeded, Refused, Unavailable, sentence
 from provisioner.handover import new_text
 from provisioner.keys import seal_key
 from provisioner.lifecycle import Phase
 from provisioner.model import (
+    NO_LABELS,
     Account,
     AccountKind,
     Confirm,
     Coupling,
     Credential,
     Facts,
+    Labels,
     Millis,
+    Policy,
     ProvisionRequest,
     Role,
     Secret,
     Status,
     User,
+    evolve,
 )
+from provisioner.policies import render, values_of
 from provisioner.policy import Actor, check_role
-from provisioner.ports import Note, Saved, Unit
+from provisioner.ports import Note, Saved, Turned, Unit
 from provisioner.terms import (
     check_attempts,
     check_confirm,
@@ -46,17 +52,24 @@ from provisioner.terms import (
 TRIES = 8
 """How often a change starts over when something changed meanwhile."""
 
+_TOLD = frozenset(
+    ("duplicate-client-id", "client-id-taken", "duplicate-unit", "unknown-policy", "unknown-tag", "unknown-location")
+)
+"""Refusals that are no slip of the pen: an event tells of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
     """What an operator says about a new request; Everyware's creator fields in snake case. Times: epoch ms.
 
-    `account` is an id or a name. `confirm_time` seconds. `user_password` only where the user may have to be made.
+    `account` is an id or a name. `client_id` empty: the serial number, else the MAC address. `confirm_time` seconds.
+    `user_password` only where the user may have to be made. `labels.policy_uid`, or exactly `policy_name`, names the
+    policy, which says what is None or empty here; `topics` and `validity` are its alone.
     """
 
     account: int | str
-    client_id: str
-    username: str
+    client_id: str = ""
+    username: str = ""
     user_password: Secret | None = None
     generate_key: bool = True
     activation_key: Secret | None = None
@@ -64,13 +77,17 @@ class NewRequest:
     activates_on: Millis | None = None
     expires_on: Millis | None = None
     overwrite: bool = False
-    secure_url: bool = False
+    secure_url: bool | None = None
     coupling: Coupling = Coupling.INHERITED
-    confirm: Confirm = Confirm.EITHER
+    confirm: Confirm | None = None
     confirm_time: int | None = None
     configuration: Mapping[str, object] | None = None
     facts: Facts = field(default_factory=Facts)
     device_name: str | None = None
+    labels: Labels = NO_LABELS
+    policy_name: str = ""
+    topics: str | None = None
+    validity: Millis | None = None
     forget: bool = False
     reuse_key: bool = True
     status: Status = Status.ENABLED
@@ -91,12 +108,34 @@ class Creation(Desk):
         """A request and its activation key. Raises `Invalid`, `Conflict`, `QuotaExceeded`, `Forbidden`, `NotFound`."""
         check_role(actor, Role.PREPARER)
         account = await self.get_account(actor, new.account)
+        new = replace(new, client_id=_client_id(new))
+        try:
+            return await self._create(actor, account, new, now)
+        except (Conflict, Invalid) as refusal:
+            if refusal.code in _TOLD:
+                await self._tell(actor, account, new, refusal, now)
+            raise
+
+    async def _tell(self, actor: Actor, account: Account, new: NewRequest, refusal: Refused, now: Millis) -> None:
+        """Whoever follows the events hears of a request that was not let in (domain, table of phases)."""
+        nobody = User(0, account.id, new.username, "", now, actor.token_id)
+        turned = self._request_of(actor, account, nobody, new, None, now)
+        turned = evolve(turned, phase=Phase.STOPPED, skipped=True)
+        note = Note(now, "turn-away", actor.token_id, cause=refusal.code)
+        await self._store.commit(Unit(note, turned=(Turned(turned, sentence(refusal.detail)),)))
+
+    async def _create(self, actor: Actor, account: Account, new: NewRequest, now: Millis) -> Created:
+        if new.labels.policy_uid or new.policy_name:
+            found = await self.policies.of_account(account.id, new.labels.policy_uid or "", new.policy_name)
+            new = _ruled(new, found, account, now)
+        await self.labels.check(new.labels, account.id)
         self._check_new(account, new)
         user = await self._provision_user(actor, new, now)
         key = self._new_key(generate=new.generate_key, given=new.activation_key)
         for _ in range(TRIES):
             replaced = await self._make_room(account, new, now)
             request = self._request_of(actor, account, user, new, key, now)
+            await self._check_twin(request)
             unit = Unit(
                 Note(now, "create", actor.token_id),
                 saved=tuple(saved for saved, _ in replaced),
@@ -108,8 +147,23 @@ class Creation(Desk):
                 return Created(request, key)
         raise Unavailable("this device is being changed too often", retry_after=2)
 
+    async def _check_twin(self, request: ProvisionRequest) -> None:
+        """One unit has one open request, whatever it is called there."""
+        if request.facts.serial_number is None and request.facts.mac_address is None:
+            return
+        if await self._store.find_twin(request) is not None:
+            raise Conflict(
+                "duplicate-unit",
+                "there is an open request for a unit with this serialNumber or macAddress under another clientId",
+                field="macAddress" if request.facts.serial_number is None else "serialNumber",
+            )
+
     def _check_new(self, account: Account, new: NewRequest) -> None:
         policy.parse_identifier(new.client_id, "clientId")
+        if not new.username:
+            raise Invalid(
+                "no-user", "give a provisionUserUsername, or a policy that names one", field="provisionUserUsername"
+            )
         policy.parse_identifier(new.username, "provisionUserUsername")
         if account.kind is not AccountKind.TARGET:
             raise Invalid("not-a-target-account", "accountId must be a TARGET account", field="accountId")
@@ -117,14 +171,18 @@ class Creation(Desk):
         check_device_broker(self._brokers, account, new.client_id)
         check_window(new.activates_on, new.expires_on)
         broker = self._brokers.get(account.device_broker)
-        check_confirm(broker, new.confirm)
+        check_confirm(broker, new.confirm or Confirm.EITHER)
         check_tight(broker, policy.resolve_coupling(new.coupling, account.coupling))
         if new.confirm_time is not None:
             check_confirm_time(new.confirm_time)
         if new.retry_max_attempts is not None:
             check_attempts(new.retry_max_attempts)
-        check_secure(broker, secure=new.secure_url)
+        check_secure(broker, secure=new.secure_url or False)
         check_mac(new.facts)
+        if new.validity is not None and not new.reuse_key:
+            raise Invalid(
+                "key-not-reused", "a credential with a validity is renewed by its key; set reuseKey", field="reuseKey"
+            )
 
     async def _provision_user(self, actor: Actor, new: NewRequest, now: Millis) -> User:
         user = await self._store.find_user(new.username)
@@ -198,13 +256,16 @@ class Creation(Desk):
             status=new.status,
             activates_on=new.activates_on,
             expires_on=new.expires_on,
-            secure_url=new.secure_url,
+            secure_url=new.secure_url or False,
             coupling=policy.resolve_coupling(new.coupling, account.coupling),
-            confirm=new.confirm,
+            confirm=new.confirm or Confirm.EITHER,
             confirm_time=confirm_time * 1000,
             configuration=configuration_text(new.configuration or {}),
             facts=new.facts,
             device_name=new.device_name,
+            labels=new.labels,
+            topics=new.topics,
+            validity=new.validity,
             forget=new.forget,
             reuse_key=new.reuse_key,
             retry_max_attempts=self._retry_max if new.retry_max_attempts is None else new.retry_max_attempts,
@@ -214,3 +275,48 @@ class Creation(Desk):
             modified_on=now,
             modified_by=actor.token_id,
         )
+
+
+def _ruled(new: NewRequest, found: Policy, account: Account, now: Millis) -> NewRequest:
+    """What the policy says where the creator does not (`policies`, rule 3)."""
+    rules = found.rules
+    start = now if new.activates_on is None else new.activates_on
+    ends = None if rules.window is None else start + rules.window * 1000
+    configuration = new.configuration
+    if configuration is None and rules.configuration is not None:
+        values = values_of(account, new.client_id, new.facts, new.device_name)
+        configuration = render(json.loads(rules.configuration), values)
+    return replace(
+        new,
+        username=new.username or rules.username or "",
+        coupling=rules.coupling if new.coupling is Coupling.INHERITED else new.coupling,
+        confirm=new.confirm or rules.confirm,
+        confirm_time=rules.confirm_time if new.confirm_time is None else new.confirm_time,
+        retry_max_attempts=rules.retry_max_attempts if new.retry_max_attempts is None else new.retry_max_attempts,
+        expires_on=ends if new.expires_on is None else new.expires_on,
+        secure_url=rules.secure_url if new.secure_url is None else new.secure_url,
+        configuration=configuration,
+        topics=rules.topics,
+        validity=None if rules.validity is None else rules.validity * 1000,
+        labels=replace(new.labels, policy_uid=found.uid, policy_version=found.version),
+    )
+
+
+def _client_id(new: NewRequest) -> str:
+    """The one given; else the serial number, else the MAC address, of a unit whose brand is named (domain)."""
+    if new.client_id:
+        return new.client_id
+    found = new.facts.serial_number or new.facts.mac_address
+    if found is None:
+        raise Invalid(
+            "no-identity", "give a clientId, or a serialNumber or macAddress with its brand", field="clientId"
+        )
+    if not (new.facts.brand or new.facts.vendor):
+        raise Invalid("no-brand", "a unit known by serialNumber or macAddress needs its brand", field="brand")
+    if not policy.is_identifier(found):
+        raise Invalid(
+            "no-client-id",
+            "this serialNumber has characters that no clientId may have; give a clientId as well",
+            field="serialNumber",
+        )
+    return found

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from provisioner import policy
 from provisioner.errors import Conflict, Forbidden, Invalid, NotFound
 from provisioner.handover import Vault, new_text
+from provisioner.labels import LabelDesk
 from provisioner.logins import Logins
 from provisioner.model import Account, AccountKind, Coupling, Millis, Role, Secret, Token, User
 from provisioner.passwords import Passwords
+from provisioner.policies import PolicyDesk
 from provisioner.policy import Actor, check_role
 from provisioner.ports import DeviceBroker, Entropy, Note, Store
 
@@ -85,6 +87,8 @@ class Desk:
         self._allow_keyless = allow_keyless
         self._wake = wake
         self._ids = Ids(newest_id)
+        self.labels = LabelDesk(self, store.labels, entropy)
+        self.policies = PolicyDesk(self, store.policies, entropy)
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
@@ -211,6 +215,15 @@ class Desk:
                 return frozenset(seen)
             seen |= below
 
+    async def above(self, account_id: int | None) -> tuple[int | None, ...]:
+        """Ids of an account and of all above it, and None for what belongs to no account: whose things it may use."""
+        parents = {account.id: account.parent_id for account in await self._store.list_accounts()}
+        found: list[int | None] = []
+        while account_id is not None:
+            found.append(account_id)
+            account_id = parents.get(account_id)
+        return (*found, None)
+
     # -- users ---------------------------------------------------------------------------------------------------------
 
     async def create_user(
@@ -228,6 +241,10 @@ class Desk:
                 )
             account_id = found.id
         return await self._make_user_or_generate(actor.token_id, username, password, account_id, now)
+
+    async def has_user(self, username: str) -> bool:
+        """Whether there is such a provision user."""
+        return await self._store.find_user(username) is not None
 
     async def _make_user_or_generate(
         self, created_by: int, username: str, password: Secret | None, account_id: int | None, now: Millis

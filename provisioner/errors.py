@@ -130,6 +130,12 @@ class Refused(ProvisionerError):
         self.current = current
 
 
+def sentence(detail: str) -> str:
+    """A detail is a clause; this is the sentence of it. A field's name keeps its small letter."""
+    first = detail.partition(" ")[0]
+    return (detail[:1].upper() + detail[1:] if first.islower() else detail).rstrip(".") + "."
+
+
 class Invalid(Refused):
     """A value is wrong; `field` names it as the operator wrote it."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from provisioner.errors import Invalid
 from provisioner.lifecycle import CLOSED, Phase
-from provisioner.model import Millis, ProvisionRequest
+from provisioner.model import NO_LABELS, Labels, Millis, ProvisionRequest
 
 if TYPE_CHECKING:
     from provisioner.ports import Saved, Unit
@@ -38,6 +38,7 @@ class EventType(StrEnum):
     FAILED = "Device.ProvisioningRecipeFailed"
     INVALID = "Device.ProvisioningRecipeInvalid"
     CREDENTIAL_REVOKED = "Device.CredentialRevoked"
+    CREDENTIAL_EXPIRING = "Device.CredentialExpiring"
     CLONE_SUSPECTED = "Device.CloneSuspected"
 
 
@@ -129,6 +130,8 @@ def events_of(unit: Unit) -> Iterator[DomainEvent]:
         yield from _events_of_step(unit, saved)
     for request in unit.added:
         yield _event(EventType.CREATED, request, unit)
+    for turned in unit.turned:
+        yield _event(EventType.INVALID, turned.request, unit, errorMessage=turned.problem)
     for suspicion in unit.suspicions:
         more = _credential(suspicion.request) | {"detail": suspicion.detail, "sources": suspicion.sources}
         yield _event(EventType.CLONE_SUSPECTED, suspicion.request, unit, **more)
@@ -138,6 +141,8 @@ def _events_of_step(unit: Unit, saved: Saved) -> Iterator[DomainEvent]:
     before, after = saved.before, saved.after
     if after.phase is Phase.RETIRING and before.phase in _PROVED:
         yield _event(EventType.CREDENTIAL_REVOKED, after, unit, **_credential(before))
+    if after.rotate_wanted and not before.rotate_wanted and unit.note.actor is None:
+        yield _event(EventType.CREDENTIAL_EXPIRING, after, unit, **_credential(before))
     if after.phase in CLOSED and before.phase not in CLOSED:
         kind = EventType.INVALID if recipe_status(after) is RecipeStatus.INVALID else EventType.FAILED
         yield _event(kind, after, unit, errorMessage=_failure(before, after))
@@ -163,10 +168,22 @@ def _facts(request: ProvisionRequest) -> dict[str, object]:
     }
     told: dict[str, object] = {"status": recipe_status(request), "brand": unit.brand or unit.vendor or ""}
     told |= {name: value for name, value in optional.items() if value is not None}
+    if request.labels is not NO_LABELS:
+        told |= _told_labels(request.labels)
     if request.last_refusal is not None:
         refusal = json.loads(request.last_refusal)
         told["unsuccessfulRegisterAttemptStatus"] = {"warningMessage": refusal.get("detail") or refusal["reason"]}
     return told
+
+
+def _told_labels(labels: Labels) -> dict[str, object]:
+    said = {
+        "confirmedOwnership": labels.confirmed_ownership,
+        "tagUids": labels.tag_uids or None,
+        "policyUid": labels.policy_uid,
+        "locationUid": labels.location_uid,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _credential(request: ProvisionRequest) -> dict[str, object]:
@@ -210,10 +227,15 @@ _OURS = ("clientId", "generation", "detail", "sources")
 
 def envelope(event: StoredEvent) -> dict[str, Any]:
     """The event as others read it. Whoever owns the device is the organization it is provisioned for: the account."""
-    originator: dict[str, object] = {"accountId": event.originator_id, "organizationUid": event.originator_uid}
+    facts = json.loads(event.facts)
+    originator: dict[str, object] = {
+        "accountId": event.originator_id,
+        "organizationUid": event.originator_uid,
+        "policyUid": facts.get("policyUid"),
+    }
     told = payload(
         event.type,
-        json.loads(event.facts),
+        facts,
         uid=recipe_uid(event.request_id),
         organization_uid=event.account_uid,
         owner=(event.account_uid, event.parent_uid),

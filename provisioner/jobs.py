@@ -39,6 +39,7 @@ _STEP_BACK = 1_000
 _TRIES = 8
 _WINDOW_OVER = "the window is over"
 _TIME_OVER = "the confirm time is over"
+_VALIDITY_OVER = "its validity is over"
 _CLOCK_AHEAD = "the clock was ahead when the confirm time was set"
 _GONE = {
     Revoke.CLOSED: "gone, sessions closed",
@@ -176,7 +177,9 @@ class Jobs:
         self._latest = max(self._latest, now)
 
     async def _work(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
-        if credential.state is not State.RETIRING and credential.confirm_before > now + transitions.CONFIRM_LIMIT:
+        if credential.state is State.CONFIRMED:
+            await self._store.commit(transitions.age(request, credential, Note(now, "rotate", cause=_VALIDITY_OVER)))
+        elif credential.state is not State.RETIRING and credential.confirm_before > now + transitions.CONFIRM_LIMIT:
             note = Note(now, "extend", cause=_CLOCK_AHEAD)
             await self._store.commit(transitions.reset_confirm_time(request, credential, note))
         elif credential.state is State.MINTED:

@@ -28,11 +28,13 @@ class Broken(Exception):
 
 
 def lines_of(unit: Unit) -> Iterator[Line]:
-    """What a unit decided: a line for each request that it changes or adds."""
+    """What a unit decided: a line for each request that it changes, adds or turns away."""
     for saved in unit.saved:
         yield _line(unit.note, saved.after, saved.before.phase)
     for request in unit.added:
         yield _line(unit.note, request, None)
+    for turned in unit.turned:
+        yield line_about(unit.note, turned.request)
 
 
 def line_of(note: Note) -> Line:

@@ -123,6 +123,64 @@ class Account:
     optlock: int = 1
 
 
+class LabelKind(StrEnum):
+    """What a label says: what a device is for, or where it is."""
+
+    TAG = "tag"
+    LOCATION = "location"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A tag or a location of an account and all below it; `account_id` None: of all."""
+
+    uid: str
+    kind: LabelKind
+    account_id: int | None
+    name: str
+    created_on: Millis
+    created_by: int
+
+
+KINDS = ("password",)
+"""Kinds of credentials that can be prescribed."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRules:
+    """The rules; None says nothing. `confirm_time`, `window` and `validity` in seconds.
+
+    `window`: from the start of a request to its end. `validity`: after that a proved credential is renewed. `topics`:
+    see `topics`. `configuration`: JSON text of the template. `storage_ceiling_gb`: what a device may ask for at most.
+    """
+
+    username: str | None = None
+    coupling: Coupling = Coupling.INHERITED
+    kinds: tuple[str, ...] = KINDS
+    validity: int | None = None
+    confirm: Confirm | None = None
+    confirm_time: int | None = None
+    retry_max_attempts: int | None = None
+    window: int | None = None
+    secure_url: bool | None = None
+    topics: str | None = None
+    configuration: str | None = None
+    storage_ceiling_gb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One version of a policy; `account_id` None: for all."""
+
+    uid: str
+    version: int
+    account_id: int | None
+    name: str
+    rules: PolicyRules
+    created_on: Millis
+    created_by: int
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """A login devices start with; `password_hash` is never the password (see `passwords`)."""
@@ -159,9 +217,27 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """What a request is told onwards with, and never decided on; uids have 32 hex digits.
+
+    `policy_uid` and `policy_version` name the policy it was made by. `confirmed_ownership`: whether the owner said so.
+    """
+
+    tag_uids: tuple[str, ...] = ()
+    location_uid: str | None = None
+    policy_uid: str | None = None
+    policy_version: int | None = None
+    confirmed_ownership: bool | None = None
+
+
+NO_LABELS = Labels()
+
+
+@dataclass(frozen=True)
 class ProvisionRequest:
     """The pending permission for one device, with its job: the seed's ProvisionRequest and ProvisionJob.
 
+    `topics` see `topics`; `validity`: how long after its confirmation a credential is renewed.
     `optlock` counts the operator's changes, `job_optlock` those of the hand-over. `generation` is the newest minted
     for this request (0: none), `proved_generation` the one a device last proved.
     """
@@ -204,6 +280,9 @@ class ProvisionRequest:
     modified_by: int = 0
     optlock: int = 1
     job_optlock: int = 1
+    labels: Labels = NO_LABELS
+    topics: str | None = None
+    validity: Millis | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +305,7 @@ class Credential:
     due_on: Millis | None
     attempts: int = 0
     settled_on: Millis | None = None
+    topics: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,12 @@ from provisioner.model import (
     Dossier,
     Entry,
     JobStatus,
+    Label,
+    LabelKind,
     Line,
     Millis,
     Offer,
+    Policy,
     ProvisionRequest,
     Secret,
     Status,
@@ -82,6 +85,14 @@ class Suspicion:
 
 
 @dataclass(frozen=True, slots=True)
+class Turned:
+    """A request that was not let in, as it would have been, and why: others are told, the ledger does not have it."""
+
+    request: ProvisionRequest
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """One unit of work: all of it or nothing."""
 
@@ -91,6 +102,7 @@ class Unit:
     credentials: tuple[Credential, ...] = ()
     bound: Bound | None = None
     suspicions: tuple[Suspicion, ...] = ()
+    turned: tuple[Turned, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +119,42 @@ class Listing:
     limit: int = 50
 
 
+class LabelLedger(Protocol):
+    """Tags and locations."""
+
+    async def add(self, label: Label, note: Note) -> None:
+        """Raises `Conflict` when its account has one of that kind and name."""
+
+    async def find(self, kind: LabelKind | None = None, uids: Sequence[str] | None = None) -> Sequence[Label]:
+        """Those of a kind, those of these uids, or all; oldest first."""
+
+    async def delete(self, uid: str, note: Note) -> bool:
+        """False: there is none."""
+
+
+class PolicyLedger(Protocol):
+    """Policies and their versions."""
+
+    async def save(self, policy: Policy, note: Note) -> None:
+        """A new policy, or its next version. Raises `Conflict`: the name is taken, or somebody was quicker."""
+
+    async def find(self, uid: str | None = None, version: int | None = None) -> Sequence[Policy]:
+        """Those in force, or that one; with `version` that one, in force or not. By name."""
+
+    async def delete(self, uid: str, note: Note) -> bool:
+        """It makes no more requests; False: it did not before."""
+
+
 class Store(Protocol):
     """The ledger."""
+
+    @property
+    def labels(self) -> LabelLedger:
+        """Its tags and locations."""
+
+    @property
+    def policies(self) -> PolicyLedger:
+        """Its policies."""
 
     async def find_claim(self, user: str, client_id: str, request_id: str) -> Dossier | None:
         """Dossier of the newest request of (user, clientId), with what its requestId is bound to."""
@@ -127,6 +173,9 @@ class Store(Protocol):
 
     async def find_open(self, device_broker: str, client_id: str) -> Sequence[ProvisionRequest]:
         """Requests of a client id whose phase is not closed, oldest first."""
+
+    async def find_twin(self, request: ProvisionRequest) -> ProvisionRequest | None:
+        """An open request of another client id for what seems to be the same unit (serial number, MAC address)."""
 
     async def holds_client_id(self, device_broker: str, client_id: str, but_for: int) -> bool:
         """Whether a live credential of a request other than `but_for` was made for this client id."""

@@ -45,9 +45,9 @@ from provisioner.model import (
     Status,
     Taken,
     evolve,
-    topic_rights,
 )
 from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Note, Saved, Store, Suspicion, Unit
+from provisioner.topics import grant_of
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class Provisioner:
                     await self._confirm_by_login(credential, Note(now, "login", cause="first login"))
             except _Stale:
                 continue
-            grant = topic_rights(credential.account_name, client_id)
+            grant = grant_of(credential, client_id)
             return DeviceRights(credential.account_name, credential.username, client_id, grant)
         raise Unavailable("this device is being changed too often", retry_after=_SOON)
 
@@ -376,6 +376,7 @@ class Provisioner:
             minted_on=now,
             confirm_before=now + request.confirm_time,
             due_on=now + LEASE,
+            topics=request.topics,
         )
         sealed = self._vault.seal(password.reveal().encode(), secret_context(credential))
         return evolve(credential, secret_sealed=sealed)
@@ -440,7 +441,7 @@ class Provisioner:
             password=password,
             account=credential.account_name,
             broker=address,
-            grant=topic_rights(credential.account_name, credential.client_id),
+            grant=grant_of(credential, credential.client_id),
             configuration=request.configuration,
             conversation=conversation,
         )

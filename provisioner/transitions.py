@@ -110,6 +110,8 @@ def confirm(
 ) -> Unit:
     """The device proved that it holds the credential; `former` is the one it replaces, which is retired."""
     proved = _settled(credential, progress(credential.state, Event.CONFIRM), note.at)
+    if request.validity is not None:
+        proved = evolve(proved, due_on=note.at + request.validity)
     saved = _step(
         request,
         Event.CONFIRM,
@@ -119,6 +121,14 @@ def confirm(
     )
     leaving = () if former is None else (_leaving(former, note.at),)
     return Unit(note, saved=(saved,), credentials=(*leaving, proved))
+
+
+def age(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
+    """The validity of a proved credential is over: the device's next claim renews it."""
+    saved = changed(request)
+    if request.phase is Phase.CONFIRMED and request.reuse_key:
+        saved = changed(request, rotate_wanted=True, retry_count=0)
+    return Unit(note, saved=(saved,), credentials=(evolve(credential, due_on=None),))
 
 
 def retire(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:

@@ -66,6 +66,10 @@ class Api:
         """Answer to POST."""
         return await self._ask("POST", path, json=body)
 
+    async def put(self, path: str, body: Mapping[str, object]) -> Any:
+        """Answer to PUT."""
+        return await self._ask("PUT", path, json=body)
+
     async def delete(self, path: str) -> Any:
         """Answer to DELETE."""
         return await self._ask("DELETE", path)

@@ -137,3 +137,14 @@ def read_secret(prompt: str, file: Path | None = None, *, repeat: bool = False) 
     if len(text) > _LONGEST_SECRET:
         raise Failed(f"{prompt} is longer than {_LONGEST_SECRET} characters.")
     return text
+
+
+def load_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; `Failed` when it is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise Failed(f"{file} is not JSON in UTF-8.") from None
+    if not isinstance(value, dict):
+        raise Failed(f"{file} holds no JSON object: write {{…}}.")
+    return value

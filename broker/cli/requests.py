@@ -5,7 +5,6 @@ A request is named by its client id, which means its newest request, or by its i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
@@ -16,8 +15,9 @@ import typer
 from broker.cli.accounts import coupling
 from broker.cli.client import Api, Door, SecretFile, Server, TokenFile, ask, present
 from broker.cli.nextsteps import claim_commands, first_user
-from broker.cli.output import Failed, Json, emit, print_json, read_secret, say, where
+from broker.cli.output import Failed, Json, emit, load_object, print_json, read_secret, say, where
 from broker.cli.oversight import show_entries
+from broker.cli.policies import find as find_policy
 from broker.cli.requestview import COLUMNS, print_request, rows
 from broker.cli.times import parse_moment
 
@@ -54,7 +54,12 @@ def _when(text: str) -> Any:
 @app.command("create")
 def create(
     ctx: typer.Context,
-    client_id: Annotated[str, typer.Argument(metavar="CLIENT-ID", help="The device's MQTT client id.")],
+    client_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CLIENT-ID", help="The device's MQTT client id; default: serial number, else MAC address."
+        ),
+    ] = None,
     *,
     account: Annotated[str, typer.Option(help="Name or id of the account that will own the device.")],
     user: Annotated[str | None, typer.Option(help="Provision user it starts with; default: the first one.")] = None,
@@ -82,6 +87,9 @@ def create(
     brand: Annotated[str | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option()] = None,
     device_name: Annotated[str | None, typer.Option(help="How people call it.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="UID", help="Tag it; may be repeated.")] = None,
+    location: Annotated[str | None, typer.Option(metavar="UID", help="Where it is.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Name or uid of the policy it is made by.")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Tell it to forget the provisioning login.")] = False,
     given_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the activation key from here; - reads standard input.")
@@ -98,7 +106,7 @@ def create(
     door = Door(where(ctx), server, token_file)
     fields: dict[str, object] = {
         "clientId": client_id,
-        "provisionUserUsername": user or first_user(door),
+        "provisionUserUsername": user or (None if policy else first_user(door)),
         "provisionUserPassword": read_secret("User password", user_password_file) if user_password_file else None,
         "deviceCredentialsTight": coupling(strict),
         "activatesOn": activates,
@@ -107,20 +115,23 @@ def create(
         "overwriteIfDuplicate": overwrite or None,
         "provisionSecureURL": secure_url or None,
         "confirm": confirm,
-        "configuration": _load_object(configuration),
+        "configuration": load_object(configuration) if configuration else None,
         "serialNumber": serial_number,
         "macAddress": mac_address,
         "vendor": vendor,
         "brand": brand,
         "model": model,
         "deviceName": device_name,
+        "tagUids": tag,
+        "locationUid": location,
         "forget": forget or None,
     }
     if given_key:
         fields |= {"generateActivationKey": False, "activationKey": read_secret("Activation key", given_key)}
 
     async def work(api: Api) -> Any:
-        return await api.post(_PATH, present(fields) | {"accountId": await api.account_id(account)})
+        ruled = {"policyUid": (await find_policy(api, policy))["uid"]} if policy else {}
+        return await api.post(_PATH, present(fields) | ruled | {"accountId": await api.account_id(account)})
 
     _hand_out(door, work, key_file, as_json=as_json)
 
@@ -326,16 +337,3 @@ async def _find(api: Api, name: str) -> Any:
 
 async def _path(api: Api, name: str) -> str:
     return f"{_PATH}/{(await _find(api, name))['id']}"
-
-
-def _load_object(file: Path | None) -> Any:
-    """The JSON object in `file`; `Failed` when it is none."""
-    if file is None:
-        return None
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise Failed(f"{file} is not JSON in UTF-8.") from None
-    if not isinstance(value, dict):
-        raise Failed(f"{file} holds no JSON object: write {{…}}.")
-    return value

@@ -28,6 +28,9 @@ DETAILS = COLUMNS | {
     "serial number": "serialNumber",
     "MAC address": "macAddress",
     "device name": "deviceName",
+    "tags": "tags",
+    "location": "locationUid",
+    "policy": "policyUid",
     "last refusal": "refusal",
     "created": "created",
     "modified": "modified",
@@ -50,6 +53,7 @@ def _row(request: dict[str, Any]) -> dict[str, Any]:
         "expires": moment(request.get("expiresOn")),
         "created": moment(request["createdOn"]),
         "modified": moment(request["modifiedOn"]),
+        "tags": " ".join(request["tagUids"]) or None,
         "refusal": " ".join(f"{name}={value}" for name, value in refusal.items()) or None,
     }
 

@@ -16,7 +16,7 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 
-from provisioner.model import topic_rights
+from provisioner.model import Grant
 from provisioner.ports import Entropy
 
 CANARY = "p..canary"
@@ -110,9 +110,8 @@ def parse_rights(text: str) -> tuple[str, dict[str, list[str]]]:
     return before + after, ours
 
 
-def rights(account: str, client_id: str) -> list[str]:
+def rights(grant: Grant) -> list[str]:
     """Lines of one device: the topics of the credential's own client id, whatever id it connects under."""
-    grant = topic_rights(account, client_id)
     return [
         *(f"topic readwrite {one}" for one in grant.publish if one in grant.subscribe),
         *(f"topic write {one}" for one in grant.publish if one not in grant.subscribe),

@@ -40,6 +40,7 @@ from broker.fleet.replies import Address
 from provisioner.errors import Unavailable
 from provisioner.model import BrokerAddress
 from provisioner.ports import Cost, Entropy, Install, Probe, Revoke, ToInstall
+from provisioner.topics import grant_of
 
 _MOST = 5_000
 _LOADED_WITHIN = 5.0
@@ -196,7 +197,7 @@ class MosquittoFiles:
             credential, password = change.item.credential, change.item.password.reveal()
             if not is_hash_of(ours.get(change.username, ""), password):
                 ours[change.username] = hashed(password, self._entropy)
-            our_rights[change.username] = rights(credential.account_name, credential.client_id)
+            our_rights[change.username] = rights(grant_of(credential, credential.client_id))
         if self._loaded and before == (ours, our_rights):
             return False
         ours[CANARY] = hashed(canary, self._entropy)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from broker.http import accounts, events, exosite, health, keys, requests
+from broker.http import accounts, events, exosite, health, keys, labels, policies, requests
 from broker.http import oversight as journal
 from broker.http.doors import Doors
 from broker.http.gate import Gate
@@ -72,6 +72,8 @@ def create_app(
         accounts.accounts,
         accounts.users,
         accounts.tokens,
+        labels.router,
+        policies.router,
         events.router,
         keys.router,
         journal.router,

@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from provisioner.creation import NewRequest
 from provisioner.entities import NewAccount
-from provisioner.model import AccountKind, Confirm, Coupling, Facts, Role, Secret, Status
+from provisioner.model import AccountKind, Confirm, Coupling, Facts, Labels, Role, Secret, Status
 
 MAX_NUMBER = 2**53 - 1
 """The largest integer that every JSON parser keeps exact."""
@@ -26,6 +26,7 @@ Id = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Time = Annotated[int, Field(ge=0, le=MAX_TIME, description="epoch milliseconds")]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
+Uid = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="32 hex digits")]
 Hidden = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
 Word = Field(strict=False)
 """JSON has no enumerations: their words are texts."""
@@ -114,8 +115,8 @@ class RequestCreator(Creator):
     """A new provision request: Everyware's ProvisionRequestCreator and our additions."""
 
     account_id: Id
-    client_id: Text
-    provision_user_username: Text
+    client_id: Text | None = Field(default=None, description="absent: the serialNumber, else the macAddress")
+    provision_user_username: Text | None = Field(default=None, description="absent: the one that the policy names")
     provision_user_password: Hidden | None = Field(default=None, description="of a user that is to be made")
     generate_activation_key: bool = True
     activation_key: Hidden | None = Field(default=None, description="instead of a generated one; 112 bits at least")
@@ -124,11 +125,11 @@ class RequestCreator(Creator):
     expires_on: Time | None = Field(default=None, description="absent: never")
     status: Annotated[Status, Word] = Status.ENABLED
     overwrite_if_duplicate: bool = False
-    provision_secure_url: bool = Field(default=False, alias="provisionSecureURL")
+    provision_secure_url: bool | None = Field(default=None, alias="provisionSecureURL")
     device_credentials_tight: Annotated[Coupling, Word] = Coupling.INHERITED
-    confirm: Annotated[Confirm, Word] = Confirm.EITHER
+    confirm: Annotated[Confirm, Word] | None = None
     confirm_time: Number | None = Field(default=None, description="seconds")
-    configuration: dict[str, Any] = Field(default_factory=dict)
+    configuration: dict[str, Any] | None = None
     forget: bool = False
     reuse_key: bool = True
     serial_number: Text | None = None
@@ -137,13 +138,17 @@ class RequestCreator(Creator):
     brand: Text | None = None
     model: Text | None = None
     device_name: Text | None = None
+    tag_uids: list[Uid] = Field(default_factory=list, max_length=32)
+    location_uid: Uid | None = None
+    policy_uid: Uid | None = None
+    confirmed_ownership: bool | None = None
 
     def inside(self) -> NewRequest:
         """The same as the inside takes it."""
         return NewRequest(
             account=self.account_id,
-            client_id=self.client_id,
-            username=self.provision_user_username,
+            client_id=self.client_id or "",
+            username=self.provision_user_username or "",
             user_password=secret(self.provision_user_password),
             generate_key=self.generate_activation_key,
             activation_key=secret(self.activation_key),
@@ -158,6 +163,12 @@ class RequestCreator(Creator):
             configuration=self.configuration,
             facts=Facts(self.serial_number, self.mac_address, self.vendor, self.brand, self.model),
             device_name=self.device_name,
+            labels=Labels(
+                tag_uids=tuple(self.tag_uids),
+                location_uid=self.location_uid,
+                policy_uid=self.policy_uid,
+                confirmed_ownership=self.confirmed_ownership,
+            ),
             forget=self.forget,
             reuse_key=self.reuse_key,
             status=self.status,

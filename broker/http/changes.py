@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from broker.http.bodies import Body, Id, Number, Text, Time, Word
+from broker.http.bodies import Body, Id, Number, Text, Time, Uid, Word
 from broker.http.entities import RequestEntity
 from provisioner.errors import Invalid
-from provisioner.model import Confirm, Coupling, Facts, Status
+from provisioner.model import Confirm, Coupling, Facts, Labels, Status
 
 _FIXED = (
     "id",
@@ -28,7 +28,10 @@ _FIXED = (
     "provision_user_id",
     "provision_user_username",
     "reuse_key",
+    "policy_uid",
+    "policy_version",
 )
+_LABELS = ("tag_uids", "location_uid", "confirmed_ownership")
 _FACTS = ("serial_number", "mac_address", "vendor", "brand", "model")
 _MOVING = ("modified_on", "modified_by", "phase", "generation", "unsuccessful_register_attempt_status")
 _INSIDE = {"provision_secure_url": "secure_url", "provisioned_credentials_tight": "coupling"}
@@ -66,6 +69,9 @@ class RequestChange(Body):
     brand: Text | None = None
     model: Text | None = None
     device_name: Text | None = None
+    tag_uids: list[Uid] = Field(default=_KEPT, max_length=32)
+    location_uid: Uid | None = None
+    confirmed_ownership: bool | None = None
 
     id: Any = Field(default=None, description="cannot be changed")
     account_id: Any = Field(default=None, description="cannot be changed")
@@ -75,6 +81,8 @@ class RequestChange(Body):
     provision_user_id: Any = Field(default=None, description="cannot be changed")
     provision_user_username: Any = Field(default=None, description="cannot be changed")
     reuse_key: Any = Field(default=None, description="cannot be changed")
+    policy_uid: Any = Field(default=None, description="cannot be changed")
+    policy_version: Any = Field(default=None, description="cannot be changed")
 
     modified_on: Any = Field(default=None, description="not looked at")
     modified_by: Any = Field(default=None, description="not looked at")
@@ -83,9 +91,9 @@ class RequestChange(Body):
     unsuccessful_register_attempt_status: Any = Field(default=None, description="not looked at")
     provision_job: JobChange = _KEPT
 
-    def changes(self, facts: Facts) -> dict[str, object]:
-        """What is to change, by the names inside; `facts` are those of the request as it is."""
-        left_out = ("optlock", "provision_job", *_FACTS, *_FIXED, *_MOVING)
+    def changes(self, facts: Facts, labels: Labels) -> dict[str, object]:
+        """What is to change, by the names inside; `facts` and `labels` are those of the request as it is."""
+        left_out = ("optlock", "provision_job", *_FACTS, *_LABELS, *_FIXED, *_MOVING)
         found: dict[str, object] = {
             _INSIDE.get(name, name): getattr(self, name) for name in self.model_fields_set if name not in left_out
         }
@@ -96,6 +104,9 @@ class RequestChange(Body):
         said = {name: getattr(self, name) for name in _FACTS if name in self.model_fields_set}
         if said:
             found["facts"] = replace(facts, **said)
+        said = {name: getattr(self, name) for name in _LABELS if name in self.model_fields_set}
+        if said:
+            found["labels"] = replace(labels, **said | {"tag_uids": tuple(said.get("tag_uids", labels.tag_uids))})
         if "provision_job" in self.model_fields_set and self.provision_job.model_fields_set:
             found.setdefault("retry_max_attempts", self.provision_job.retry_max_attempts)
         return found

@@ -91,6 +91,11 @@ class RequestEntity(Entity):
     brand: str | None
     model: str | None
     device_name: str | None
+    tag_uids: list[str]
+    location_uid: str | None
+    policy_uid: str | None
+    policy_version: int | None
+    confirmed_ownership: bool | None
     unsuccessful_register_attempt_status: dict[str, Any] | None = Field(description="the last refusal")
 
 
@@ -259,6 +264,11 @@ def request_entity(request: ProvisionRequest, activation_key: Secret | None = No
         brand=request.facts.brand,
         model=request.facts.model,
         device_name=request.device_name,
+        tag_uids=list(request.labels.tag_uids),
+        location_uid=request.labels.location_uid,
+        policy_uid=request.labels.policy_uid,
+        policy_version=request.labels.policy_version,
+        confirmed_ownership=request.labels.confirmed_ownership,
         unsuccessful_register_attempt_status=json.loads(request.last_refusal) if request.last_refusal else None,
     )
 

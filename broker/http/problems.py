@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from broker.http.entities import entity
-from provisioner.errors import Conflict, Forbidden, Invalid, NotFound, QuotaExceeded, Refused, Unavailable
+from provisioner.errors import Conflict, Forbidden, Invalid, NotFound, QuotaExceeded, Refused, Unavailable, sentence
 
 MEDIA_TYPE = "application/problem+json"
 UNAUTHENTICATED = "unauthenticated"
@@ -74,7 +74,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
             return _refused(error)
         case Unavailable():
             headers = {"retry-after": str(error.retry_after)}
-            return _response(503, "unavailable", _sentence(error.detail), headers=headers)
+            return _response(503, "unavailable", sentence(error.detail), headers=headers)
         case RequestValidationError():
             return _invalid(error.errors())
         case HTTPException():
@@ -95,20 +95,14 @@ def bare_answer(status: int, code: str, detail: str) -> bytes:
 
 def _refused(error: Refused) -> JSONResponse:
     if isinstance(error, Forbidden) and error.code == UNAUTHENTICATED:
-        return _response(401, error.code, _sentence(error.detail), headers={"www-authenticate": "Bearer"})
+        return _response(401, error.code, sentence(error.detail), headers={"www-authenticate": "Bearer"})
     status = next(status for kind, status in _STATUSES.items() if isinstance(error, kind))
     extra: dict[str, Any] = {}
     if error.field is not None:
         extra["field"] = error.field
     if error.current is not None:
         extra["current"] = entity(error.current).model_dump(mode="json", by_alias=True, exclude_none=True)
-    return _response(status, error.code, _sentence(error.detail), extra)
-
-
-def _sentence(text: str) -> str:
-    """Inside, a detail is a clause; here it is a sentence. A field's name keeps its small letter."""
-    first = text.partition(" ")[0]
-    return (text[:1].upper() + text[1:] if first.islower() else text).rstrip(".") + "."
+    return _response(status, error.code, sentence(error.detail), extra)
 
 
 def _http(request: Request, error: HTTPException) -> JSONResponse:

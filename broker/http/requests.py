@@ -84,7 +84,7 @@ async def update_request(call: Asked, request_id: RequestId, body: RequestChange
     if current.optlock == body.optlock:
         body.check_fixed(request_entity(current))
     changed = await call.administration.update_request(
-        call.actor, request_id, body.optlock, body.changes(current.facts), call.now
+        call.actor, request_id, body.optlock, body.changes(current.facts, current.labels), call.now
     )
     return request_entity(changed)
 

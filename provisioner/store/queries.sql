@@ -54,6 +54,50 @@ SELECT {request} FROM request r
    AND r.phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED')
  ORDER BY r.id;
 
+-- name: find_twin
+-- An open request of another client id for the same unit: the same MAC address, or the same serial number of the same
+-- model, or of no model within the account.
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE r.client_id != :client_id AND r.phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED')
+   AND r.id IN (
+       SELECT id FROM request WHERE serial_number = :serial AND model IS :model
+          AND CASE WHEN :model IS NULL THEN account_id = :account_id ELSE coalesce(vendor, brand) IS :maker END
+       UNION ALL
+       SELECT id FROM request WHERE mac_address IS NOT NULL
+          AND upper(replace(replace(replace(mac_address, ':', ''), '-', ''), '.', '')) = :mac)
+ LIMIT 1;
+
+-- name: add_label
+INSERT INTO label (uid, kind, account_id, name, created_on, created_by)
+VALUES (:uid, :kind, :account_id, :name, :created_on, :created_by);
+
+-- name: list_labels
+SELECT uid, kind, account_id, name, created_on, created_by FROM label
+ WHERE (:kind IS NULL OR kind = :kind) AND (:uids IS NULL OR uid IN (SELECT value FROM json_each(:uids)))
+ ORDER BY created_on, uid;
+
+-- name: delete_label
+DELETE FROM label WHERE uid = :uid RETURNING uid;
+
+-- name: add_policy
+INSERT INTO policy (uid, version, account_id, name, rules, created_on, created_by)
+VALUES (:uid, :version, :account_id, :name, :rules, :created_on, :created_by);
+
+-- name: put_policy_in_force
+INSERT INTO policy_in_force (uid, version, account_id, name) VALUES (:uid, :version, :account_id, :name)
+ON CONFLICT (uid) DO UPDATE SET version = excluded.version, name = excluded.name;
+
+-- name: find_policies
+SELECT p.uid, p.version, p.account_id, p.name, p.rules, p.created_on, p.created_by
+  FROM policy p LEFT JOIN policy_in_force f ON f.uid = p.uid AND f.version = p.version
+ WHERE (:uid IS NULL OR p.uid = :uid) AND (p.version = :version OR (:version IS NULL AND f.uid IS NOT NULL))
+ ORDER BY p.name, p.uid;
+
+-- name: delete_policy
+DELETE FROM policy_in_force WHERE uid = :uid;
+
 -- name: holds_client_id
 SELECT 1 FROM credential WHERE device_broker = :device_broker AND client_id = :client_id
    AND request_id != :but_for AND state != 'RETIRED' LIMIT 1;
@@ -67,7 +111,8 @@ SELECT json_group_array(json_array(id, optlock, job_optlock)) FROM request
 UPDATE request SET status = :status, activates_on = :activates_on, expires_on = :expires_on, secure_url = :secure_url,
        coupling = :coupling, confirm = :confirm, confirm_time = :confirm_time, configuration = :configuration,
        serial_number = :serial_number, mac_address = :mac_address, vendor = :vendor, brand = :brand, model = :model,
-       device_name = :device_name, forget = :forget, reuse_key = :reuse_key, retry_max_attempts = :retry_max_attempts,
+       device_name = :device_name, labels = :labels, forget = :forget, reuse_key = :reuse_key,
+       retry_max_attempts = :retry_max_attempts,
        modified_on = :modified_on, modified_by = :modified_by, optlock = :optlock
  WHERE id = :id;
 
@@ -86,12 +131,13 @@ INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, devic
        expires_on, secure_url, coupling, confirm, confirm_time, configuration, serial_number, mac_address, vendor,
        brand, model, device_name, forget, reuse_key, retry_max_attempts, keys_sealed, phase, generation,
        proved_generation, retry_count, rotate_wanted, stop_wanted, skipped, progress, start_on, last_refusal,
-       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock)
+       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity)
 VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broker, :status, :activates_on,
        :expires_on, :secure_url, :coupling, :confirm, :confirm_time, :configuration, :serial_number, :mac_address,
        :vendor, :brand, :model, :device_name, :forget, :reuse_key, :retry_max_attempts, :keys_sealed, :phase,
        :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
-       :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock);
+       :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock, :labels,
+       :topics, :validity);
 
 -- name: save_credentials
 -- Rows as a JSON array of objects. A password is sealed once, at the mint, and wiped once: in between only a rotation

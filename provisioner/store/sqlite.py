@@ -34,11 +34,14 @@ import aiosqlite
 from provisioner.errors import Conflict, Unavailable
 from provisioner.journal import line_about, line_of
 from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
+from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
 from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.keyrows import SqliteKeys
+from provisioner.store.labelrows import SqliteLabels
 from provisioner.store.locking import lock
 from provisioner.store.migrations import migrate
+from provisioner.store.policyrows import SqlitePolicies
 from provisioner.store.serialrows import SqliteSerials
 from provisioner.store.statements import (
     SQL,
@@ -47,6 +50,7 @@ from provisioner.store.statements import (
     read_dossier,
     read_entry,
     read_request,
+    read_request_with_credential,
     read_token,
     read_user,
     row_values,
@@ -160,6 +164,8 @@ class SqliteStore:
         self.keys = SqliteKeys(self._read, self._transact)
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
+        self.labels = SqliteLabels(self._read, self._change)
+        self.policies = SqlitePolicies(self._read, self._journaled)
         self.tell: Callable[[], None] = lambda: None
         """Set by whoever delivers events; called when some were committed."""
 
@@ -240,6 +246,20 @@ class SqliteStore:
         """See `Store`."""
         values = {"device_broker": device_broker, "client_id": client_id, "but_for": but_for}
         return bool(await self._read("holds_client_id", values))
+
+    async def find_twin(self, request: ProvisionRequest) -> ProvisionRequest | None:
+        """See `Store`."""
+        facts = request.facts
+        values = {
+            "serial": facts.serial_number,
+            "mac": None if facts.mac_address is None else normal_mac(facts.mac_address),
+            "client_id": request.client_id,
+            "account_id": request.account_id,
+            "model": facts.model,
+            "maker": facts.vendor or facts.brand,
+        }
+        rows = await self._read("find_twin", values)
+        return read_request(rows[0]) if rows else None
 
     async def find_lapsed(self, now: Millis, limit: int) -> Sequence[ProvisionRequest]:
         """See `Store`."""
@@ -439,7 +459,7 @@ class SqliteStore:
     async def list_unproved(self, limit: int) -> Sequence[tuple[ProvisionRequest, Credential]]:
         """See `CopiedLedger`."""
         rows = await self._read("find_unproved", {"limit": limit})
-        return [(read_request(row), read_credential(row[42:])) for row in rows]
+        return [read_request_with_credential(row) for row in rows]
 
     async def lift_floor(self, floor: int) -> None:
         """See `CopiedLedger`."""
@@ -477,12 +497,17 @@ class SqliteStore:
 
     async def _change(self, name: str, values: dict[str, Any], note: Note | None = None) -> list[Any]:
         def work(connection: sqlite3.Connection) -> list[Any]:
-            found = connection.execute(SQL[name], values).fetchall()
-            if note is not None:
-                append((line_of(note),), connection)
-            return found
+            return connection.execute(SQL[name], values).fetchall()
 
-        return await self._transact(work)
+        return await (self._transact(work) if note is None else self._journaled(work, note))
+
+    async def _journaled(self, work: Callable[[sqlite3.Connection], A], note: Note) -> A:
+        def both(connection: sqlite3.Connection) -> A:
+            outcome = work(connection)
+            append((line_of(note),), connection)
+            return outcome
+
+        return await self._transact(both)
 
     async def _transact(self, work: Callable[[sqlite3.Connection], A]) -> A:
         """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,6 +16,7 @@ from typing import Any
 from provisioner.events import StoredEvent
 from provisioner.lifecycle import Phase, State
 from provisioner.model import (
+    NO_LABELS,
     Account,
     AccountKind,
     Confirm,
@@ -24,6 +26,8 @@ from provisioner.model import (
     Entry,
     Facts,
     JobStatus,
+    Label,
+    Labels,
     Line,
     ProvisionRequest,
     Role,
@@ -80,6 +84,9 @@ _REQUEST = [
     "r.modified_by",
     "r.optlock",
     "r.job_optlock",
+    "r.labels",
+    "r.topics",
+    "r.validity",
 ]
 _EVENT = [
     "e.seq",
@@ -99,6 +106,8 @@ _OWNERS = """JOIN account a ON a.id = e.account_id
   LEFT JOIN account p ON p.id = a.parent_id
   LEFT JOIN account o ON o.id = e.originator_account_id"""
 _CREDENTIAL = [f"c.{field.name}" for field in fields(Credential)]
+_BOUND = len(_REQUEST) + len(_CREDENTIAL)
+_WIDTH = len(_REQUEST)
 _FACTS = slice(16, 21)
 _NO_FACTS = Facts()
 _REQUEST_FIELDS = [field.name for field in fields(ProvisionRequest)]
@@ -180,26 +189,42 @@ def read_request(row: Row) -> ProvisionRequest:
         bool(row[32]),
         None if row[33] is None else JobStatus(row[33]),
         *row[34:42],
+        NO_LABELS if row[42] is None else _read_labels(row[42]),
+        *row[43:_WIDTH],
     )
     return made(ProvisionRequest, dict(zip(_REQUEST_FIELDS, values, strict=True)))
 
 
 def read_credential(row: Row) -> Credential:
     """A credential from its columns."""
-    values = (*row[:6], _COUPLINGS[row[6]], *row[7:10], _STATES[row[10]], *row[11:16])
+    values = (*row[:6], _COUPLINGS[row[6]], *row[7:10], _STATES[row[10]], *row[11 : len(_CREDENTIAL)])
     return made(Credential, dict(zip(_CREDENTIAL_FIELDS, values, strict=True)))
 
 
 def read_dossier(row: Row) -> Dossier:
     """A dossier from what `find_claims` and `find_request` select, without the position."""
-    there = row[42] is not None
+    bound, last, others = row[_BOUND:]
     return Dossier(
         request=read_request(row),
-        credential=read_credential(row[42:58]) if there else None,
-        bound_generation=row[58],
-        last_generation=row[59],
-        occupied=row[60] > 0,
+        credential=read_credential(row[_WIDTH:_BOUND]) if row[_WIDTH] is not None else None,
+        bound_generation=bound,
+        last_generation=last,
+        occupied=others > 0,
     )
+
+
+def read_request_with_credential(row: Row) -> tuple[ProvisionRequest, Credential]:
+    """Both from `{request}, {credential}`."""
+    return read_request(row), read_credential(row[_WIDTH:])
+
+
+def _read_labels(text: str) -> Labels:
+    said = json.loads(text)
+    return Labels(**said | {"tag_uids": tuple(said["tag_uids"])})
+
+
+def _labels_text(labels: Labels) -> str | None:
+    return None if labels == NO_LABELS else json.dumps(vars(labels), separators=(",", ":"))
 
 
 def read_account(row: Row) -> Account:
@@ -250,9 +275,9 @@ def job_values(request: ProvisionRequest) -> dict[str, Any]:
 
 def request_values(request: ProvisionRequest) -> dict[str, Any]:
     """Parameters of `save_request` and `add_request`, and some they do not ask for."""
-    return vars(request) | vars(request.facts) | job_values(request)
+    return vars(request) | vars(request.facts) | job_values(request) | {"labels": _labels_text(request.labels)}
 
 
-def row_values(value: Account | User | Token | Bound) -> dict[str, Any]:
+def row_values(value: Account | User | Token | Label | Bound) -> dict[str, Any]:
     """Parameters of the statement that adds a row to a small table."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -88,7 +88,7 @@ def test_a_rule_that_breaks_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> Non
     world.loop.advance(60.0, lambda: world.service.is_up)
     world.disk.ledger.execute(
         "INSERT INTO credential VALUES ('devices', 'dev-1', 1, 1, 'acme', 'p.acme.dev-1.g1', 'STRICT', 'password',"
-        " 'x', 'x', 'CONFIRMED', 0, 0, NULL, 0, NULL)"
+        " 'x', 'x', 'CONFIRMED', 0, 0, NULL, 0, NULL, NULL)"
     )
     world.ledger_changed = True
     with pytest.raises(AssertionError, match="rule 2: dev-1 generation 1 appears as CONFIRMED"):

@@ -356,3 +356,29 @@ def test_drift_says_that_all_is_well(call: Call) -> None:
     call("init")
     assert "hold what the ledger says" in call("drift").err
     assert call("drift", "--apply", "--json").json == {"difference": [], "unreachable": []}
+
+
+def test_a_policy_and_labels_from_the_command_line(call: Call, tmp_path: Path) -> None:
+    call("init")
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"window": 3600, "configuration": {"id": "${clientId}"}}', encoding="utf-8")
+    policy = call("policy", "create", "line-3", "--rules", str(rules), "--json").json
+    tag = call("tag", "create", "north", "--json").json
+    place = call("location", "create", "hall 3", "--json").json
+    labels = ("--policy", "line-3", "--tag", tag["uid"], "--location", place["uid"], "--user", "factory")
+    made = call("request", "create", "dev-1", "--account", "default", *labels, "--json").json
+    assert (made["policyUid"], made["configuration"]) == (policy["uid"], {"id": "dev-1"})
+    assert (made["tagUids"], made["locationUid"]) == ([tag["uid"]], place["uid"])
+    rules.write_text('{"window": 60}', encoding="utf-8")
+    assert call("policy", "change", "line-3", "--rules", str(rules), "--json").json["optlock"] == 2
+    assert call("policy", "show", "line-3", "--version", "1", "--json").json == policy
+    assert '"window": 60' in call("policy", "show", "line-3").out
+    unit = ("--serial-number", "S-7", "--brand", "b", "--user", "factory")
+    assert call("request", "create", "--account", "default", *unit, "--json").json["clientId"] == "S-7"
+    assert call("policy", "delete", "line-3").code == 0
+    assert "provisioner policy list" in call("policy", "show", "line-3", code=1).err
+    for word, label in (("tag", tag), ("location", place)):
+        assert [one["uid"] for one in call(word, "list", "--json").json] == [label["uid"]]
+        assert call(word, "delete", label["uid"]).code == 0
+    rules.write_text("[]", encoding="utf-8")
+    assert "no JSON object" in call("policy", "create", "x", "--rules", str(rules), code=1).err

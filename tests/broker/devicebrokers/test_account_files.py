@@ -21,6 +21,7 @@ from broker.devicebrokers.accountfiles import (
     render_rights,
     rights,
 )
+from provisioner.model import topic_rights
 from provisioner.policy import credential_username
 from tests.broker.devicebrokers.mosquitto import password_line
 
@@ -86,14 +87,17 @@ OTHERS = "user bob\ntopic readwrite bobs/#\npattern read common/%u\n"
 
 
 def test_rights_stand_in_one_region_at_the_end() -> None:
-    text = render_rights(OTHERS, {"p.acme.dev-1.g1": rights("acme", "dev-1")})
+    text = render_rights(OTHERS, {"p.acme.dev-1.g1": rights(topic_rights("acme", "dev-1"))})
     assert text.startswith(OTHERS)
     assert "user p.acme.dev-1.g1\ntopic readwrite acme/dev-1/#\n" in text
     assert parse_rights(text) == (OTHERS, {"p.acme.dev-1.g1": ["topic readwrite acme/dev-1/#"]})
 
 
 def test_what_somebody_adds_behind_our_region_does_not_become_a_devices() -> None:
-    text = render_rights(OTHERS, {"p.acme.dev-1.g1": rights("acme", "dev-1")}) + "user ann\ntopic read all/#\n"
+    text = (
+        render_rights(OTHERS, {"p.acme.dev-1.g1": rights(topic_rights("acme", "dev-1"))})
+        + "user ann\ntopic read all/#\n"
+    )
     others, ours = parse_rights(text)
     again = render_rights(others, ours)
     assert again.index("user ann") < again.index("user p.acme")

@@ -23,7 +23,19 @@ from provisioner.event_desk import EventDesk
 from provisioner.handover import Vault
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
-from provisioner.model import Account, AccountKind, Ack, BrokerAddress, Claim, JobStatus, Origin, Result, Role, Secret
+from provisioner.model import (
+    Account,
+    AccountKind,
+    Ack,
+    BrokerAddress,
+    Claim,
+    JobStatus,
+    Offer,
+    Origin,
+    Result,
+    Role,
+    Secret,
+)
 from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.policy import Actor
@@ -188,11 +200,18 @@ class World:
         self._closing.push_async_callback(http.aclose)
         return Operator(http, self)
 
-    async def claim(self, created: dict[str, Any], device: dict[str, str] | None = None) -> None:
+    async def claim(
+        self, created: dict[str, Any], device: dict[str, str] | None = None, *, request_id: str = "r-1"
+    ) -> Offer:
         """The device of a request gets an offer, by the same path as over MQTT."""
         user, key = created["provisionUserUsername"], Secret(created["activationKey"])
-        claim = Claim(user, created["clientId"], "r-1", HERE, key=key, device=device or {})
-        await self.provisioner.claim(claim, self.now)
+        claim = Claim(user, created["clientId"], request_id, HERE, key=key, device=device or {})
+        return await self.provisioner.claim(claim, self.now)
+
+    async def run_jobs(self) -> None:
+        """Until nothing is due now."""
+        while await self.jobs.step(self.now) <= self.now:
+            pass
 
     async def confirm(self, created: dict[str, Any]) -> None:
         """The device says that it stored the credential of its offer."""
