@@ -34,6 +34,7 @@ from provisioner.ports import EventSink
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from broker.authority import AuthorityChoices
     from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
@@ -298,6 +299,7 @@ def _check_files(settings: Settings) -> None:
     _webhook_keys(settings.events)
     _login("events.mqtt_login_file", settings.events.mqtt_login_file)
     _login("bridge.login_file", settings.bridge.login_file)
+    authority_choices(settings)
 
 
 def _webhook_keys(section: Events) -> list[bytes]:
@@ -440,6 +442,7 @@ def _choices(settings: Settings) -> Choices:
         ),
         key_source=key_source(settings),
         may_repeat_activation=claim.repeat_activation,
+        authority=authority_choices(settings),
     )
 
 
@@ -468,6 +471,24 @@ def key_source(settings: Settings) -> KeySource:
 
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     return KeySource(settings.vault.source, Path(credentials) if credentials else None, settings.vault.command)
+
+
+def authority_choices(settings: Settings) -> AuthorityChoices:
+    """What is decided about certificates. Raises `Misconfigured`."""
+    from broker.authority import AuthorityChoices, parse_blocked  # noqa: PLC0415  # rule 1
+    from certs.csr import KeyPolicy  # noqa: PLC0415  # rule 1
+    from provisioner.certification import DAY, CertificateRules  # noqa: PLC0415  # rule 1
+
+    section = settings.authority
+    blocked: frozenset[str] = frozenset()
+    if section.blocked_keys is not None:
+        blocked = _parsed("authority.blocked_keys", section.blocked_keys, parse_blocked)
+    return AuthorityChoices(
+        CertificateRules(section.certificate_days * DAY, KeyPolicy(section.rsa, blocked)),
+        section.crl_url or "",
+        section.ocsp_url or "",
+        section.passphrase_file,
+    )
 
 
 def _limits(settings: Settings) -> EndpointLimits:

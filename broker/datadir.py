@@ -2,6 +2,7 @@
 
     ledger.db        the store's file (and its -wal and -shm while somebody runs)
     keys/vault-1     key-encryption key of epoch 1, 32 bytes in hex; the newest epoch seals, each opens its own
+    ca/              the certificate authority: `certs.keystore` tells its files
     keys/pepper      what fingerprints in the ledger are keyed with (unless keys are kept elsewhere: `keyring.py`)
     provision-login  the first provision login: user and password, a line each
     admin-token      the first operator token
@@ -56,6 +57,7 @@ class DataDir:
         self.path = path
         self.ledger = path / "ledger.db"
         self.keys = path / "keys"
+        self.authority = path / "ca"
         self._run = path / "run.json"
 
     def prepare(self) -> None:

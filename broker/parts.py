@@ -18,6 +18,7 @@ import structlog
 from fastapi import FastAPI
 
 from broker import firststart
+from broker.authority import AuthorityChoices, check_issuers, open_authority
 from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.devicebrokers.watch import Beside
@@ -33,6 +34,7 @@ from broker.mqtt.grant import Grant
 from provisioner import restore
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
+from provisioner.certification import Certification
 from provisioner.epochs import Epochs, Keyring, enrol
 from provisioner.errors import Unavailable
 from provisioner.event_desk import EventDesk
@@ -69,6 +71,7 @@ class Choices:
     wrong_keys: WrongKeyRates
     key_source: KeySource = field(default_factory=KeySource)
     may_repeat_activation: bool = True
+    authority: AuthorityChoices = field(default_factory=AuthorityChoices)
     sinks: tuple[str, ...] = ()
     embedded: bool = True
     beside: tuple[Beside, ...] = ()
@@ -119,6 +122,7 @@ class Parts:
     provisioner: Provisioner
     epochs: Epochs
     oversight: Oversight
+    certification: Certification
     events: EventDesk
     feed: Feed
     doors: Doors
@@ -204,6 +208,9 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     wake = asyncio.Event()
     passwords = Passwords(entropy)
     logins = Logins(store, passwords)
+    authority = open_authority(choices.authority, directory.authority, now())
+    check_issuers(authority, await store.certificates.list_issuers(), directory.authority)
+    certification = Certification(authority, choices.authority.rules, entropy)
 
     async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:
         rights = await provisioner.device_login(devices.name, username, password, client_id, now())
@@ -228,6 +235,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         choices.rules,
         messages.measure,
         entropy,
+        certification,
     )
     administration = Administration(
         store,
@@ -267,6 +275,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         provisioner=provisioner,
         epochs=epochs,
         oversight=oversight,
+        certification=certification,
         events=events,
         feed=feed,
         doors=_doors(store, administration, provisioner, choices),

@@ -44,6 +44,11 @@ from certs.profile import (
     subject_of,
 )
 
+_FRAME = 1024
+"""More octets than everything of a certificate but names, URLs and key can have: RSA-4096 signs with 512 of them."""
+
+_LABELS = 60
+
 _KINDS = {kind.__name__: kind for kind in (Device, Server, Responder)}
 
 
@@ -279,6 +284,12 @@ class Authority:
     def issue(self, order: Order) -> Issued:
         """The certificate of a committed order, the same bytes each time; raises `NotIssued`."""
         return self.issued(order, self.issuer(order.issuer).sign(order))
+
+    def largest(self, order: Order) -> int:
+        """Characters that `pem` of this order's certificate has at most, without signing it; raises `NotIssued`."""
+        asked = len(order.names.common_name) + sum(len(repr(name)) for name in order.names.alternative_names)
+        leaf = _FRAME + asked + len(order.public_key) + len(order.crl_url) + len(order.ocsp_url)
+        return (leaf * 4 // 3) * 66 // 65 + _LABELS + len(self.issuer(order.issuer).pem)
 
     def issued(self, order: Order, certificate: bytes) -> Issued:
         """A certificate that the ledger kept, with the chain of its own issuer; raises `NotIssued`."""

@@ -96,8 +96,12 @@ class Csr:
 
 
 def parse_csr(text: str, policy: KeyPolicy = DEFAULT_POLICY) -> Csr:
-    """Check a device's CSR; raises `BadCsr` or `UnsupportedKey`."""
-    der = parse_encoding(text)
+    """Check a device's CSR in PEM or base64; raises `BadCsr` or `UnsupportedKey`."""
+    return parse_der(parse_encoding(text), policy)
+
+
+def parse_der(der: bytes, policy: KeyPolicy = DEFAULT_POLICY) -> Csr:
+    """Check a CSR that `parse_encoding` took out of its wrapping; raises `BadCsr` or `UnsupportedKey`."""
     try:
         request = x509.load_der_x509_csr(der)
     except _UNREADABLE:

@@ -33,6 +33,7 @@ def problems(settings: Settings) -> tuple[str, ...]:
         ),
         *_secret("bridge.login_file", settings.bridge.login_file),
         *_authority("bridge.ca", settings.bridge.ca),
+        *_secret("authority.passphrase_file", settings.authority.passphrase_file),
         *_secret("events.webhook_secret_file", settings.events.webhook_secret_file),
         *_secret("events.mqtt_login_file", settings.events.mqtt_login_file),
         *_authority("events.webhook_ca", settings.events.webhook_ca),
@@ -56,7 +57,7 @@ def _data_dir(path: Path) -> Iterator[str]:
     elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         yield f"data_dir {path} cannot be written to: chmod 700 {path}."
     else:
-        for name in ("keys", "admin-token", "provision-login"):
+        for name in ("keys", "ca", "admin-token", "provision-login"):
             yield from _private(name, path / name) if (path / name).exists() else ()
 
 

@@ -31,6 +31,7 @@ from config.values import (
     OptionalUrl,
     PacketBytes,
     PerMinute,
+    PublishedUrl,
     Seconds,
     Seed,
     Share,
@@ -261,6 +262,30 @@ class Vault(Section):
         return self
 
 
+class Authority(Section):
+    """The certificate authority in the data directory, folder `ca`."""
+
+    certificate_days: Count = Field(
+        default=90, description="A device's certificate is valid for so many days, and never beyond its issuer."
+    )
+    rsa: Switch = Field(
+        default=False, description="Take RSA keys of 3072 to 4096 bits beside P-256, P-384 and Ed25519."
+    )
+    blocked_keys: OptionalFile = Field(
+        default=None,
+        description="File with device keys to be refused, the SHA-256 of a SubjectPublicKeyInfo in hex a line.",
+    )
+    passphrase_file: OptionalFile = Field(
+        default=None, description="File with the passphrase of the authority's keys, mode 0600."
+    )
+    crl_url: PublishedUrl = Field(
+        default=None, description="Where revocation lists are found; it goes into certificates, {issuer} in it too."
+    )
+    ocsp_url: PublishedUrl = Field(
+        default=None, description="Where the OCSP responder is found; it goes into certificates, {issuer} in it too."
+    )
+
+
 class Http(Section):
     """The operator API."""
 
@@ -382,6 +407,7 @@ class Settings(Section):
         default={}, description="More of them by name, each a table as [device_broker]; an account names its own."
     )
     vault: Vault = Field(default=Vault(), description="The keys of the ledger.")
+    authority: Authority = Field(default=Authority(), description="The certificate authority.")
     http: Http = Field(default=Http(), description="The operator API.")
     events: Events = Field(default=Events(), description="Domain events.")
     log: Log = Field(default=Log(), description="The log.")

@@ -85,6 +85,16 @@ def _check_any_broker_url(value: str) -> str:
     return _check_broker_url(value, "mqtts" if value.startswith("mqtts:") else "mqtt")
 
 
+def _check_published_url(value: str) -> str:
+    """A URL that stands in certificates: others fetch what is there in clear, as it is signed."""
+    parts = urlsplit(value.replace("{issuer}", "issuer"))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise ValueError("not a URL")
+    if set(parts.geturl()) & set('{} \t"<>'):
+        raise ValueError("a character that stands in no URL")
+    return value.encode("ascii").decode()
+
+
 def _check_path(value: object) -> object:
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError("not a path")
@@ -149,6 +159,12 @@ AnyBrokerUrl = Annotated[
     BeforeValidator(_none_if_empty),
     _AsTextOrEmpty,
     Write('a URL such as "mqtts://broker.example:8883" or "mqtt://127.0.0.1:1883", or "" for none'),
+]
+PublishedUrl = Annotated[
+    Annotated[str, BeforeValidator(lambda value: _check_published_url(str(value)))] | None,
+    BeforeValidator(_none_if_empty),
+    _AsTextOrEmpty,
+    Write('a URL such as "http://pki.example/crl/{issuer}.crl", or "" for none'),
 ]
 Name = Annotated[
     str,

@@ -17,11 +17,12 @@ from provisioner.handover import new_text
 from provisioner.journal import line_about
 from provisioner.keys import reveal_key, seal_key
 from provisioner.lifecycle import Event, Phase, may
-from provisioner.model import Coupling, Credential, Millis, ProvisionRequest, Role, Secret, Status, evolve
+from provisioner.model import Coupling, Credential, Kind, Millis, ProvisionRequest, Role, Secret, Status, evolve
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Listing, Note, Saved, Unit
 from provisioner.terms import (
     check_attempts,
+    check_certificate,
     check_confirm,
     check_confirm_time,
     check_mac,
@@ -111,6 +112,8 @@ class Administration(Creation):
                 f"retryMaxAttempts must be more than the {after.retry_count} attempts made; or stop the request",
                 field="retryMaxAttempts",
             )
+        if after.kind is Kind.X509:
+            check_certificate(after.account_name, after.client_id, after.coupling, secure=after.secure_url)
         if after.secure_url != before.secure_url:
             check_secure(broker, secure=after.secure_url)
         check_mac(after.facts)
@@ -205,7 +208,7 @@ class Administration(Creation):
             before = await self._current(actor, request_id, optlock)
             if before.phase not in (Phase.CONFIRMED, Phase.RENEWING):
                 raise Conflict("not-confirmed", f"only a confirmed credential can be rotated; this is {before.phase}")
-            if not before.reuse_key:
+            if not before.reuse_key and before.kind is not Kind.X509:  # a device renews with its certificate as well
                 raise Conflict("key-wiped", "the key of this request was wiped; reopen with generateActivationKey")
             count = before.retry_count if before.phase is Phase.RENEWING else 0
             saved = transitions.changed(before, rotate_wanted=True, retry_count=count)

@@ -3,6 +3,7 @@
 1. Verify first, then limit: nothing but `denied` or `slow-down` leaves before the key was proved (section 9, rule 7).
 2. A request that nobody has is checked against a decoy, so that it takes what checking a real one takes.
 3. A keyless claim is believed where the request has no key, and its acks only on the connection that got the offer.
+4. A session that logged in with a certificate in force needs neither key nor proof: `certified`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,15 @@ class Authentication:
         # Through another's broker nothing is known of TLS, and whoever next connects with an id may get its reply.
         if message.key is not None and (overheard or origin.connection == SHARED):
             raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
-        if message.key is None and message.proof is None:
+        if message.key is None and message.proof is None and origin.certificate is None:
             if not self._allow_keyless:
                 raise Rejected(Reason.BAD_REQUEST, step="parse")
             if not origin.tls:
                 raise Rejected(Reason.UNSUPPORTED, step="authenticate", supported=("proof",))
 
-    def authenticate_claim(self, claim: Claim, dossier: Dossier | None, now: Millis) -> Conversation:
+    def authenticate_claim(
+        self, claim: Claim, dossier: Dossier | None, now: Millis, *, certified: bool
+    ) -> Conversation:
         """What is needed to answer. Raises `denied`, `slow-down`."""
         keys = self._keys(dossier)
         nonce = None
@@ -61,11 +64,11 @@ class Authentication:
             )
             proved = equal(expected, claim.proof.proof)
         else:
-            proved = self._is_key(claim, keys, dossier)
+            proved = self._is_key(claim, keys, dossier, certified=certified)
         self._check_proved(claim, "claim", dossier, now, proved=proved)
         return Conversation(claim.user, claim.client_id, claim.request_id, nonce, keys, claim.alg, claim.seal_to)
 
-    def authenticate_ack(self, ack: Ack, dossier: Dossier | None, now: Millis) -> Conversation:
+    def authenticate_ack(self, ack: Ack, dossier: Dossier | None, now: Millis, *, certified: bool) -> Conversation:
         """What is needed to answer. Raises `denied`, `slow-down`."""
         keys = self._keys(dossier)
         nonce = None
@@ -75,8 +78,8 @@ class Authentication:
             expected = ack_proof(keys.auth, ack.request_id, nonce, ack.generation, ack.result.value, status)
             proved = equal(expected, ack.proof.proof)
         else:
-            proved = self._is_key(ack, keys, dossier)
-            if proved and ack.key is None and dossier is not None:
+            proved = self._is_key(ack, keys, dossier, certified=certified)
+            if proved and ack.key is None and not certified and dossier is not None:
                 proved = self._keyless.get(dossier.request.id) == ack.origin.connection
         self._check_proved(ack, "ack", dossier, now, proved=proved)
         return Conversation(ack.user, ack.client_id, ack.request_id, nonce, keys)
@@ -94,10 +97,10 @@ class Authentication:
         opened = None if dossier is None else open_keys(self._vault, dossier.request)
         return opened or self._decoy.open()
 
-    @staticmethod
-    def _is_key(message: Claim | Ack, keys: Keys, dossier: Dossier | None) -> bool:
+    def _is_key(self, message: Claim | Ack, keys: Keys, dossier: Dossier | None, *, certified: bool) -> bool:
         if message.key is None:
-            return dossier is not None and dossier.request.keys_sealed is None
+            is_keyless = self._allow_keyless and dossier is not None and dossier.request.keys_sealed is None
+            return certified or is_keyless
         return equal(derive(message.key.reveal(), message.user, message.client_id).auth, keys.auth)
 
     def _check_proved(

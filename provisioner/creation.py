@@ -24,6 +24,7 @@ from provisioner.model import (
     Coupling,
     Credential,
     Facts,
+    Kind,
     Labels,
     Millis,
     Policy,
@@ -39,6 +40,7 @@ from provisioner.policy import Actor, check_role
 from provisioner.ports import Note, Saved, Turned, Unit
 from provisioner.terms import (
     check_attempts,
+    check_certificate,
     check_confirm,
     check_confirm_time,
     check_device_broker,
@@ -79,6 +81,7 @@ class NewRequest:
     overwrite: bool = False
     secure_url: bool | None = None
     coupling: Coupling = Coupling.INHERITED
+    kind: Kind = Kind.PASSWORD
     confirm: Confirm | None = None
     confirm_time: int | None = None
     configuration: Mapping[str, object] | None = None
@@ -91,6 +94,11 @@ class NewRequest:
     forget: bool = False
     reuse_key: bool = True
     status: Status = Status.ENABLED
+
+    @property
+    def secure(self) -> bool:
+        """Whether the device is told the TLS address: a certificate is shown in TLS only."""
+        return bool(self.secure_url) or self.kind is Kind.X509
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +185,10 @@ class Creation(Desk):
             check_confirm_time(new.confirm_time)
         if new.retry_max_attempts is not None:
             check_attempts(new.retry_max_attempts)
-        check_secure(broker, secure=new.secure_url or False)
+        check_secure(broker, secure=new.secure)
+        if new.kind is Kind.X509:
+            coupling = policy.resolve_coupling(new.coupling, account.coupling)
+            check_certificate(account.name, new.client_id, coupling, secure=new.secure)
         check_mac(new.facts)
         if new.validity is not None and not new.reuse_key:
             raise Invalid(
@@ -256,7 +267,7 @@ class Creation(Desk):
             status=new.status,
             activates_on=new.activates_on,
             expires_on=new.expires_on,
-            secure_url=new.secure_url or False,
+            secure_url=new.secure,
             coupling=policy.resolve_coupling(new.coupling, account.coupling),
             confirm=new.confirm or Confirm.EITHER,
             confirm_time=confirm_time * 1000,
@@ -269,6 +280,7 @@ class Creation(Desk):
             forget=new.forget,
             reuse_key=new.reuse_key,
             retry_max_attempts=self._retry_max if new.retry_max_attempts is None else new.retry_max_attempts,
+            kind=new.kind,
             keys_sealed=None if key is None else seal_key(self._vault, request_id, key, user.username, new.client_id),
             created_on=now,
             created_by=actor.token_id,

@@ -64,6 +64,17 @@ class Status(StrEnum):
     DISABLED = "DISABLED"
 
 
+class Kind(StrEnum):
+    """What a request prescribes: a password that is minted here, or a certificate on the device's own key."""
+
+    PASSWORD = "password"  # noqa: S105 - a kind of credential
+    X509 = "x509"
+
+
+CIK_IDENTITY = "cik"
+PASSWORD_IDENTITY = "password"  # noqa: S105 - the wire contract's name of an identity (section 9, rule 3)
+
+
 class Confirm(StrEnum):
     """What proves that the device holds its credential: its first login, its ack `stored`, or either."""
 
@@ -283,11 +294,16 @@ class ProvisionRequest:
     labels: Labels = NO_LABELS
     topics: str | None = None
     validity: Millis | None = None
+    kind: Kind = Kind.PASSWORD
 
 
 @dataclass(frozen=True)
 class Credential:
-    """One generation of a device credential. `due_on` is when a job looks at it next (None: nothing to do)."""
+    """One generation of a device credential. `due_on` is when a job looks at it next (None: nothing to do).
+
+    `identity` is `password`, `cik`, or the `key_id` of the device's key (section 9, rule 3): then there is a
+    `Certificate`.
+    """
 
     device_broker: str
     client_id: str
@@ -306,6 +322,43 @@ class Credential:
     attempts: int = 0
     settled_on: Millis | None = None
     topics: str | None = None
+
+    @property
+    def is_certificate(self) -> bool:
+        """Whether it is a certificate; else a secret that was made here."""
+        return self.identity not in (PASSWORD_IDENTITY, CIK_IDENTITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is remembered of a certificate: the order it is made from, whose it is, and whether it still counts.
+
+    `serial` has 34 hex digits, `issuer` is the key identifier of who signs and `key_id` the SHA-256 of the device's
+    public key, both in hex; `order_text` is an `Order` of `certs`, encoded. `revoked_on` is set once, with the commit
+    that retires the credential.
+    """
+
+    serial: str
+    device_broker: str
+    client_id: str
+    generation: int
+    request_id: int
+    issuer: str
+    key_id: str
+    order_text: str = field(repr=False)
+    not_before: Millis
+    not_after: Millis
+    revoked_on: Millis | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCertificate:
+    """A certificate as a device gets it: `pem` is the chain below the root, leaf first."""
+
+    pem: str = field(repr=False)
+    not_before: Millis
+    not_after: Millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,12 +385,16 @@ SHARED = 0
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from: peer address, connection number (or `SHARED`), and whether nobody could listen."""
+    """Where a message came from: peer address, connection number (or `SHARED`), and whether nobody could listen.
+
+    `certificate` is the serial of the certificate of ours that the session logged in with (`login_by_certificate`).
+    """
 
     source: str
     connection: int
     secure: bool
     tls: bool = False
+    certificate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +470,10 @@ class BrokerAddress:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Here is the credential: what the reply `offer` tells (wire contract, section 7)."""
+    """Here is the credential: what the reply `offer` tells (wire contract, section 7).
+
+    With a certificate there is no password: it is empty.
+    """
 
     request_id: str
     generation: int
@@ -429,6 +489,7 @@ class Offer:
     grant: Grant
     configuration: str
     conversation: Conversation
+    certificate: DeviceCertificate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +510,14 @@ class DeviceRights:
     username: str
     client_id: str
     grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSession:
+    """A provisioning session of a device that showed its certificate: `user` is whose topics it has."""
+
+    user: str
+    serial: str
 
 
 class Line(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from provisioner.errors import Forbidden, Invalid, Reason, Rejected
-from provisioner.model import Claim, Coupling, Facts, Millis, ProvisionRequest, Role
+from provisioner.model import Claim, Coupling, Facts, Kind, Millis, ProvisionRequest, Role
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -25,8 +25,6 @@ MAX_RETRY = 86_400
 
 USERNAME_LIMIT = 255
 """Bytes of a device credential's user name."""
-
-PASSWORD_SUPPORTED = ("password",)
 
 
 def is_identifier(text: str) -> bool:
@@ -135,19 +133,17 @@ def is_lapsed(request: ProvisionRequest, now: Millis) -> bool:
     return request.expires_on is not None and now >= request.expires_on
 
 
-def check_kind(claim: Claim) -> None:
-    """What is on offer is a password: a CSR, or an `accept` without `password`, asks for something else."""
-    if claim.accept and "password" not in claim.accept:
-        raise Rejected(
-            Reason.UNSUPPORTED, "this request prescribes a password", step="mint", supported=PASSWORD_SUPPORTED
-        )
-    if claim.csr is not None and not claim.accept:
-        raise Rejected(
-            Reason.UNSUPPORTED,
-            "this request prescribes a password: leave out csr, or accept password as well",
-            step="mint",
-            supported=PASSWORD_SUPPORTED,
-        )
+def check_kind(claim: Claim, kind: Kind) -> None:
+    """Whether the claim asks for what the request prescribes (section 5): `unsupported`."""
+    if claim.accept and kind not in claim.accept:
+        detail = f"this request prescribes {kind}: accept that"
+    elif kind is Kind.X509 and claim.csr is None:
+        detail = "this request prescribes a certificate: send a csr"
+    elif kind is Kind.PASSWORD and claim.csr is not None and not claim.accept:
+        detail = "this request prescribes a password: leave out csr, or accept password as well"
+    else:
+        return
+    raise Rejected(Reason.UNSUPPORTED, detail, step="mint", supported=(kind.value,))
 
 
 def resolve_coupling(asked: Coupling, account: Coupling) -> Coupling:

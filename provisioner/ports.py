@@ -17,6 +17,7 @@ from provisioner.events import EventType, StoredEvent
 from provisioner.model import (
     Account,
     BrokerAddress,
+    Certificate,
     Credential,
     Dossier,
     Entry,
@@ -103,6 +104,7 @@ class Unit:
     bound: Bound | None = None
     suspicions: tuple[Suspicion, ...] = ()
     turned: tuple[Turned, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,28 @@ class PolicyLedger(Protocol):
         """It makes no more requests; False: it did not before."""
 
 
+class Certificates(Protocol):
+    """The certificates of the ledger. A retired credential's is revoked by the commit that retires it."""
+
+    async def find(self, serial: str) -> tuple[Certificate, Credential] | None:
+        """A certificate by its serial, with the credential that it is."""
+
+    async def find_key(self, key_id: str) -> Certificate | None:
+        """The only certificate there ever was for this key."""
+
+    async def find_of(self, credential: Credential) -> Certificate | None:
+        """The certificate of a credential."""
+
+    async def list_revoked(self, issuer: str, now: Millis) -> Sequence[Certificate]:
+        """What an issuer's revocation list has to tell at `now`: those that have not ended, by serial."""
+
+    async def count_revoked(self) -> int:
+        """How many were ever revoked: it goes up whenever a list is out of date."""
+
+    async def list_issuers(self) -> Sequence[str]:
+        """Key identifiers of all issuers of certificates that the ledger knows."""
+
+
 class Store(Protocol):
     """The ledger."""
 
@@ -155,6 +179,10 @@ class Store(Protocol):
     @property
     def policies(self) -> PolicyLedger:
         """Its policies."""
+
+    @property
+    def certificates(self) -> Certificates:
+        """Those of its credentials that are certificates."""
 
     async def find_claim(self, user: str, client_id: str, request_id: str) -> Dossier | None:
         """Dossier of the newest request of (user, clientId), with what its requestId is bound to."""

@@ -84,7 +84,7 @@ class Reconciler:
         suspects: list[Credential] = []
         async for credential in self._live(name):
             known.add(credential.username)
-            if credential.username not in there:
+            if credential.username not in there and not credential.is_certificate:
                 suspects.append(credential)
         differences = await self._unknown(name, there - known)
         if suspects:

@@ -12,27 +12,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from provisioner import policy, transitions
 from provisioner.admission import Admission
 from provisioner.authentication import Authentication
+from provisioner.certification import Certification
 from provisioner.clones import CloneAction, CloneRule, CloneWatch
-from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import Conversation, Keys, Vault, csr_hash, equal, new_password
-from provisioner.jobs import LEASE, Jobs
+from provisioner.confirmation import Confirmation
+from provisioner.device_logins import DeviceLogins
+from provisioner.errors import Conflict, ProvisionerError, Reason, Rejected, Unavailable
+from provisioner.handover import Conversation, Keys, Vault, csr_hash
+from provisioner.jobs import Jobs
 from provisioner.journal import line_about
-from provisioner.keys import secret_context, wipe_key
 from provisioner.lifecycle import LIVE, Phase, State
 from provisioner.logins import Logins
+from provisioner.minting import CIK, Login, Minting, Wanted
 from provisioner.model import (
     PROGRESS,
     Ack,
+    CertificateSession,
     Claim,
     Confirm,
-    Coupling,
     Credential,
     DeviceRights,
     Dossier,
@@ -55,23 +58,8 @@ _TRIES = 16
 _SOON = 2
 """`retryAfter` of a `wait` that usually ends in a moment, seconds."""
 
-PASSWORD_IDENTITY = "password"  # noqa: S105 - the wire contract's name of an identity (section 9, rule 3)
-
 _NO_KEYS = Keys(b"", None)
 """Of a conversation in which nothing is proved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Minting:
-    """What kind of secret is made, and the identity that its credential has (section 9, rule 3)."""
-
-    identity: str
-    make: Callable[[Entropy], str]
-
-
-PASSWORD = Minting(PASSWORD_IDENTITY, new_password)
-CIK = Minting("cik", lambda entropy: entropy(20).hex())
-"""Exosite's Client Interface Key: 40 hex characters. Its device knows no user name but its own serial number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +98,7 @@ class Provisioner:
         rules: Rules,
         measure: Measure,
         entropy: Entropy,
+        certification: Certification | None = None,
     ) -> None:
         self._store = store
         self._vault = vault
@@ -118,7 +107,6 @@ class Provisioner:
         self._logins = logins
         self._rules = rules
         self._measure = measure
-        self._entropy = entropy
         self._clones = CloneWatch(rules.clones)
         self._authentication = Authentication(
             vault,
@@ -128,6 +116,9 @@ class Provisioner:
             allow_plain_without_tls=rules.allow_plain_without_tls,
             allow_keyless=rules.allow_keyless,
         )
+        self._minting = Minting(store, vault, certification, entropy)
+        self._confirmation = Confirmation(store, vault, jobs, self._authentication.forget)
+        self._device_logins = DeviceLogins(store, vault, self._confirmation, certification)
 
     # -- logins --------------------------------------------------------------------------------------------------------
 
@@ -141,51 +132,28 @@ class Provisioner:
         self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
     ) -> DeviceRights | None:
         """What a login at the device broker may do there; None: refused. The first one confirms (section 8)."""
-        for _ in range(_TRIES):
-            credential = await self._store.find_username(device_broker, username)
-            if credential is None:
-                credential = await self._find_activated(device_broker, username, password)
-            if (
-                credential is None
-                or not self._fits(credential, password)
-                or not await self._couples(credential, client_id)
-            ):
-                return None
-            try:
-                if credential.state is State.OFFERED:
-                    await self._confirm_by_login(credential, Note(now, "login", cause="first login"))
-            except _Stale:
-                continue
-            grant = grant_of(credential, client_id)
-            return DeviceRights(credential.account_name, credential.username, client_id, grant)
-        raise Unavailable("this device is being changed too often", retry_after=_SOON)
+        return await self._device_logins.by_password(device_broker, username, password, client_id, now)
 
-    async def _find_activated(self, device_broker: str, serial_number: str, password: bytes) -> Credential | None:
-        """The credential of a unit that got a CIK, and logs in with its serial number as the user name."""
-        for request in await self._store.find_open(device_broker, serial_number):
-            for credential in await self._store.find_credentials(request.id):
-                if credential.identity == CIK.identity and self._fits(credential, password):
-                    return credential
-        return None
+    async def certificate_login(
+        self, device_broker: str, certificate: bytes, client_id: str, now: Millis
+    ) -> DeviceRights | None:
+        """What a device may do at the device broker that showed this certificate in the TLS handshake; None: refused.
 
-    def _fits(self, credential: Credential, password: bytes) -> bool:
-        context = f"{credential.device_broker}|{credential.username}"
-        given = self._vault.fingerprint(password.decode("utf-8", "replace"), context)
-        return equal(given.encode(), credential.secret_hash.encode()) and credential.state in LIVE
+        `certificate` is the peer's own, DER, as the TLS library gives it once the peer proved its key; whether it is
+        ours, valid now and in force is decided here, so a listener need not know any revocation list. STRICT: only
+        with the client id it names. The first login confirms (section 8). The user name of the rights is what a
+        `DeviceBroker` is told to `revoke`: give it to the session, so that it can be closed.
+        """
+        return await self._device_logins.by_certificate(device_broker, certificate, client_id, now)
 
-    async def _couples(self, credential: Credential, client_id: str) -> bool:
-        if client_id == credential.client_id:
-            return True
-        if credential.coupling is Coupling.STRICT or not policy.is_identifier(client_id):
-            return False
-        return not await self._store.holds_client_id(credential.device_broker, client_id, credential.request_id)
+    async def login_by_certificate(self, certificate: bytes, client_id: str, now: Millis) -> CertificateSession | None:
+        """The provisioning session of a device that showed this certificate (DER) where devices claim; None: refused.
 
-    async def _confirm_by_login(self, credential: Credential, note: Note) -> None:
-        dossier = await self._store.find_request(credential.request_id)
-        if dossier is None or dossier.credential is None or dossier.credential.generation != credential.generation:
-            raise _Stale
-        if dossier.request.confirm is not Confirm.ACK and dossier.credential.state is State.OFFERED:
-            await self._confirm(dossier.request, dossier.credential, note)
+        It needs no user name and no password: `user` is whose topics the session has. Messages of it carry `serial` in
+        `Origin.certificate`, and then need neither key nor proof; whether the certificate still counts is looked up
+        with each claim. In CONFIRMED its claim is a renewal (section 5).
+        """
+        return await self._device_logins.to_claim(certificate, client_id, now)
 
     # -- claim ---------------------------------------------------------------------------------------------------------
 
@@ -194,11 +162,12 @@ class Provisioner:
         self._authentication.check_mode(claim, claim.origin)
         for _ in range(_TRIES):
             dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id)
-            conversation = self._authentication.authenticate_claim(claim, dossier, now)
+            certified = await self._is_certified(claim.origin, dossier, now)
+            conversation = self._authentication.authenticate_claim(claim, dossier, now, certified=certified)
             request = _there(dossier).request
             try:
                 await self._watch_for_clones(claim, request, now)
-                return await self._decide(claim, _there(dossier), conversation, now, PASSWORD)
+                return await self._decide(claim, _there(dossier), conversation, now, certified=certified)
             except _Stale:
                 continue
             except ProvisionerError as error:
@@ -206,6 +175,18 @@ class Provisioner:
                 self._tell_refusal(error, request, Note(now, "claim", source=claim.origin.source))
                 raise
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
+
+    async def _is_certified(self, origin: Origin, dossier: Dossier | None, now: Millis | None = None) -> bool:
+        """Whether the session logged in with a certificate of this request; with `now`, one that is still in force.
+
+        An ack may have to be repeated after it retired the very certificate that the session logged in with.
+        """
+        if origin.certificate is None or dossier is None:
+            return False
+        found = await self._store.certificates.find(origin.certificate)
+        if found is None or found[1].request_id != dossier.request.id:
+            return False
+        return now is None or (found[1].state in LIVE and now < found[0].not_after)
 
     # -- activation ----------------------------------------------------------------------------------------------------
 
@@ -220,9 +201,10 @@ class Provisioner:
             claim = _activation(found, origin)
             dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id) or found
             try:
+                policy.check_kind(claim, dossier.request.kind)
                 self._check_first(dossier, request_id, may_repeat=may_repeat)
                 conversation = Conversation(claim.user, claim.client_id, claim.request_id, None, _NO_KEYS)
-                offer = await self._decide(claim, dossier, conversation, now, CIK)
+                offer = await self._decide(claim, dossier, conversation, now, wanted=CIK)
                 if not may_repeat or offer.confirm is Confirm.ACK:
                     await self._confirm_activation(offer, request_id, Note(now, "activate", source=origin.source))
             except _Stale:
@@ -251,7 +233,14 @@ class Provisioner:
             await self._confirm(dossier.request, credential, note)
 
     async def _decide(
-        self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, minting: Minting
+        self,
+        claim: Claim,
+        dossier: Dossier,
+        conversation: Conversation,
+        now: Millis,
+        *,
+        certified: bool = False,
+        wanted: Wanted | None = None,
     ) -> Offer:
         request = dossier.request
         await self._check_facts(claim, request, now)
@@ -262,13 +251,13 @@ class Provisioner:
         if request.phase is Phase.RETIRING:
             raise self._wait("the former credential is being taken out", "mint")
         if request.phase is Phase.PENDING:
-            return await self._mint(claim, dossier, conversation, now, minting)
+            return await self._mint(claim, dossier, conversation, now, wanted)
         if request.phase is Phase.CONFIRMED or dossier.bound_generation == request.proved_generation is not None:
-            if not request.rotate_wanted or dossier.bound_generation is not None:
+            if not (request.rotate_wanted or certified) or dossier.bound_generation is not None:
                 raise Rejected(Reason.ALREADY_PROVISIONED, step="mint", generation=request.proved_generation)
             if request.phase is Phase.CONFIRMED:
-                return await self._mint(claim, dossier, conversation, now, minting)
-        return await self._offer_again(claim, dossier, conversation, now)
+                return await self._mint(claim, dossier, conversation, now, wanted)
+        return await self._offer_again(claim, dossier, conversation, now, wanted)
 
     async def _watch_for_clones(self, claim: Claim, request: ProvisionRequest, now: Millis) -> None:
         """Raise the alarm where this key seems to be in two hands; switch the request off where that is the rule."""
@@ -319,37 +308,38 @@ class Provisioner:
             )
 
     async def _mint(
-        self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, minting: Minting
+        self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, wanted: Wanted | None
     ) -> Offer:
         request = dossier.request
         if request.phase is Phase.PENDING:
             if policy.is_lapsed(request, now):
                 await self._commit(transitions.expire(request, Note(now, "expire", cause="the window is over")))
             policy.check_window(request, now)
-        if request.retry_count >= request.retry_max_attempts:
+        if transitions.attempts(request) >= request.retry_max_attempts:
             raise Rejected(Reason.ABANDONED, "the attempts of this request are used up", step="window")
-        policy.check_kind(claim)
+        wanted = wanted or self._minting.wanted(claim, request.kind)
+        await self._minting.check_key(wanted, dossier)
         if dossier.occupied:
             raise self._wait("a former credential of this device is being taken out", "mint")
-        password = Secret(minting.make(self._entropy))
-        credential = self._new_credential(dossier, minting.identity, password, now)
-        offer = self._offer_of(request, credential, password, conversation, now)
+        minted = self._minting.mint(dossier, wanted, now)
+        credential, certificate = minted.credential, minted.certificate
+        offer = self._offer_of(request, credential, minted.login, conversation, now)
         self._check_size(claim, offer)
         bound = Bound(request.id, claim.request_id, credential.generation)
-        if self._asks_ledger(request):
-            note = Note(now, "claim", source=claim.origin.source, cause="minted, offered")
-            await self._commit(transitions.mint_and_offer(request, credential, bound, note))
+        if certificate is not None or self._asks_ledger(request):
+            cause = "minted, offered" if certificate is None else f"certificate {certificate.serial}, offered"
+            note = Note(now, "claim", source=claim.origin.source, cause=cause)
+            certificates = () if certificate is None else (certificate,)
+            await self._commit(transitions.mint_and_offer(request, credential, bound, note, certificates))
             self._jobs.wake()
             self._authentication.note_offered(claim, request.id)
-            return offer
+            return self._minting.completed(offer, minted)
         note = Note(now, "claim", source=claim.origin.source, cause="minted")
-        minted = transitions.mint(request, credential, bound, note)
-        await self._commit(minted)
+        unit = transitions.mint(request, credential, bound, note)
+        await self._commit(unit)
         self._authentication.note_offered(claim, request.id)
-        unit = await self._jobs.await_install(
-            minted.saved[0].after, credential, password, now, self._rules.install_wait
-        )
-        if unit is None:
+        patience, password = self._rules.install_wait, minted.login.password
+        if await self._jobs.await_install(unit.saved[0].after, credential, password, now, patience) is None:
             raise self._wait_for_install(request)
         return offer
 
@@ -357,49 +347,29 @@ class Provisioner:
         broker = self._brokers.get(request.device_broker)
         return broker is not None and broker.asks_ledger
 
-    def _new_credential(self, dossier: Dossier, identity: str, password: Secret, now: Millis) -> Credential:
-        request = dossier.request
-        generation = dossier.last_generation + 1
-        username = policy.credential_username(request.account_name, request.client_id, generation)
-        credential = Credential(
-            device_broker=request.device_broker,
-            client_id=request.client_id,
-            generation=generation,
-            request_id=request.id,
-            account_name=request.account_name,
-            username=username,
-            coupling=request.coupling,
-            identity=identity,
-            secret_sealed=None,
-            secret_hash=self._vault.fingerprint(password.reveal(), f"{request.device_broker}|{username}"),
-            state=State.MINTED,
-            minted_on=now,
-            confirm_before=now + request.confirm_time,
-            due_on=now + LEASE,
-            topics=request.topics,
-        )
-        sealed = self._vault.seal(password.reveal().encode(), secret_context(credential))
-        return evolve(credential, secret_sealed=sealed)
-
-    async def _offer_again(self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis) -> Offer:
+    async def _offer_again(
+        self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, wanted: Wanted | None
+    ) -> Offer:
         request, credential = dossier.request, _there(dossier.credential)
-        policy.check_kind(claim)
+        wanted = wanted or self._minting.wanted(claim, request.kind)
+        if wanted.is_other_than(credential) and credential.state is not State.RETIRING:
+            await self._minting.check_key(wanted, dossier)
+            raise await self._retire(claim, request, credential, "the device claims with another key", now)
         if credential.state is State.MINTED:
             await self._jobs.await_install(request, credential, None, now, self._rules.install_wait)
             if (fresh := await self._store.find_request(request.id)) is not None and fresh.request != request:
                 raise _Stale
             raise self._wait_for_install(request)
-        if credential.state not in (State.INSTALLED, State.OFFERED) or credential.secret_sealed is None:
+        if credential.state not in (State.INSTALLED, State.OFFERED):
             raise self._wait("the former credential is being taken out", "mint")
         if credential.confirm_before <= now:
-            note = Note(now, "retire", source=claim.origin.source, cause="the confirm time is over")
-            await self._commit(transitions.retire(request, credential, note))
-            self._jobs.wake()
-            raise self._wait("the confirm time is over", "confirm")
+            raise await self._retire(claim, request, credential, "the confirm time is over", now)
+        login = await self._minting.login_of(credential)
+        if login is None:
+            raise self._wait("the former credential is being taken out", "mint")
         confirm_before = self._extended(request, credential, now)
-        password = Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode())
         offered = evolve(credential, confirm_before=confirm_before)
-        offer = self._offer_of(request, offered, password, conversation, now)
+        offer = self._offer_of(request, offered, login, conversation, now)
         self._check_size(claim, offer)
         bound = None
         if dossier.bound_generation is None:
@@ -409,6 +379,16 @@ class Provisioner:
             await self._commit(transitions.offer(request, credential, confirm_before, bound, note))
         self._authentication.note_offered(claim, request.id)
         return offer
+
+    async def _retire(
+        self, claim: Claim, request: ProvisionRequest, credential: Credential, cause: str, now: Millis
+    ) -> Rejected:
+        """Take out a generation that is not proved; the answer meanwhile."""
+        await self._commit(
+            transitions.retire(request, credential, Note(now, "retire", source=claim.origin.source, cause=cause))
+        )
+        self._jobs.wake()
+        return self._wait(cause, "confirm")
 
     @staticmethod
     def _extended(request: ProvisionRequest, credential: Credential, now: Millis) -> Millis:
@@ -420,7 +400,7 @@ class Provisioner:
         self,
         request: ProvisionRequest,
         credential: Credential,
-        password: Secret,
+        login: Login,
         conversation: Conversation,
         now: Millis,
     ) -> Offer:
@@ -438,7 +418,8 @@ class Provisioner:
             coupling=credential.coupling,
             client_id=credential.client_id,
             username=credential.username,
-            password=password,
+            password=login.password,
+            certificate=login.shown,
             account=credential.account_name,
             broker=address,
             grant=grant_of(credential, credential.client_id),
@@ -461,7 +442,12 @@ class Provisioner:
         return Rejected(Reason.WAIT, detail, step=step, retry_after=seconds)
 
     async def _commit(self, unit: Unit) -> None:
-        if not await self._store.commit(unit):
+        try:
+            committed = await self._store.commit(unit)
+        except Conflict:
+            # Two devices came with one key at once: look again, and see who was first.
+            committed = False
+        if not committed:
             raise _Stale
 
     # -- ack -----------------------------------------------------------------------------------------------------------
@@ -471,7 +457,8 @@ class Provisioner:
         self._authentication.check_mode(ack, ack.origin)
         for _ in range(_TRIES):
             dossier = await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
-            conversation = self._authentication.authenticate_ack(ack, dossier, now)
+            certified = await self._is_certified(ack.origin, dossier)
+            conversation = self._authentication.authenticate_ack(ack, dossier, now, certified=certified)
             try:
                 reason = await self._settle(ack, _there(dossier), conversation.keys, now)
             except _Stale:
@@ -501,7 +488,8 @@ class Provisioner:
         if ack.result is Result.STORED:
             if request.confirm is Confirm.LOGIN:
                 raise self._wait("a login at the device broker confirms", "confirm")
-            await self._confirm(request, newest, Note(now, "ack", source=ack.origin.source, cause="stored"), keys)
+            note = Note(now, "ack", source=ack.origin.source, cause="stored")
+            await self._confirm(request, newest, note, keys)
             return Reason.CONFIRMED
         if ack.result is Result.FAILED:
             note = Note(now, "ack", source=ack.origin.source, cause="failed at the device")
@@ -509,6 +497,12 @@ class Provisioner:
             self._jobs.wake()
             return Reason.NOTED
         return await self._note_progress(ack, request, newest, now)
+
+    async def _confirm(
+        self, request: ProvisionRequest, credential: Credential, note: Note, keys: Keys | None = None
+    ) -> None:
+        if not await self._confirmation.confirm(request, credential, note, keys):
+            raise _Stale
 
     async def _settle_proved(self, ack: Ack, request: ProvisionRequest, now: Millis) -> Reason:
         if ack.result is Result.STORED:
@@ -530,19 +524,6 @@ class Provisioner:
         if ack.status not in PROGRESS:
             raise Rejected(Reason.BAD_REQUEST, "progress needs a status", step="parse")
         return transitions.report(request, ack.status)
-
-    async def _confirm(
-        self, request: ProvisionRequest, credential: Credential, note: Note, known: Keys | None = None
-    ) -> None:
-        former = None
-        if request.phase is Phase.RENEWING:
-            others = await self._store.find_credentials(request.id)
-            former = next((other for other in others if other.generation == request.proved_generation), None)
-        keys = wipe_key(self._vault, request, known)
-        await self._commit(transitions.confirm(request, credential, former, keys, note))
-        self._authentication.forget(request.id)
-        if former is not None:
-            self._jobs.wake()
 
 
 def _activation(found: Dossier, origin: Origin) -> Claim:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from certs.errors import NotIssued
+from certs.profile import Device
 from provisioner.errors import Invalid
 from provisioner.model import Account, Confirm, Coupling, Facts, Millis
 from provisioner.policy import normal_mac
@@ -49,6 +51,23 @@ def check_confirm(broker: DeviceBroker | None, confirm: Confirm) -> None:
     if confirm is Confirm.LOGIN and (broker is None or not broker.sees_logins):
         raise Invalid(
             "logins-not-seen", "logins at this device broker cannot be seen; use confirm ack", field="confirm"
+        )
+
+
+def check_certificate(account: str, client_id: str, coupling: Coupling, *, secure: bool) -> None:
+    """A certificate's CN, the client id or (LOOSE) the account's name, has at most 64 characters (RFC 5280)."""
+    try:
+        Device(account, client_id if coupling is Coupling.STRICT else None)
+    except NotIssued:
+        which, field = ("clientId", "clientId") if coupling is Coupling.STRICT else ("the account's name", "accountId")
+        raise Invalid(
+            "name-too-long",
+            f"{which} is too long for a certificate, which names 64 characters at most; shorten it or use a password",
+            field=field,
+        ) from None
+    if not secure:
+        raise Invalid(
+            "certificate-needs-tls", "a certificate is shown in TLS: set provisionSecureURL", field="provisionSecureURL"
         )
 
 

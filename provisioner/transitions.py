@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from provisioner.lifecycle import CLOSED, Event, Phase, State, advance, progress
-from provisioner.model import Credential, JobStatus, Millis, ProvisionRequest, evolve
+from provisioner.model import Certificate, Credential, JobStatus, Millis, ProvisionRequest, evolve
 from provisioner.policy import is_lapsed
 from provisioner.ports import Bound, Note, Saved, Unit
 
@@ -32,6 +33,14 @@ def changed(request: ProvisionRequest, **changes: object) -> Saved:
     return Saved(request, evolve(request, job_optlock=request.job_optlock + 1, **changes))
 
 
+def attempts(request: ProvisionRequest) -> int:
+    """Mints that count against `retry_max_attempts`: a renewal that no operator asked for starts anew each time.
+
+    It is authenticated by the credential in force, and a device that could not renew any more would be locked out.
+    """
+    return 0 if request.phase is Phase.CONFIRMED and not request.rotate_wanted else request.retry_count
+
+
 def mint(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note) -> Unit:
     """An authenticated claim gets the next generation, whose install job is leased to whoever minted it."""
     return _minted(request, credential, bound, note)
@@ -43,7 +52,7 @@ def _minted(request: ProvisionRequest, credential: Credential, bound: Bound, not
         Event.MINT,
         *more,
         generation=credential.generation,
-        retry_count=request.retry_count + 1,
+        retry_count=attempts(request) + 1,
         start_on=note.at,
         progress=None,
     )
@@ -63,9 +72,19 @@ def install_and_offer(request: ProvisionRequest, credential: Credential, note: N
     return Unit(note, saved=(saved,), credentials=(_offered(credential),))
 
 
-def mint_and_offer(request: ProvisionRequest, credential: Credential, bound: Bound, note: Note) -> Unit:
-    """Mint, install and offer in one commit, where the device broker asks the ledger: what is committed is live."""
-    return _minted(request, _offered(credential), bound, note, Event.INSTALL, Event.OFFER)
+def mint_and_offer(
+    request: ProvisionRequest,
+    credential: Credential,
+    bound: Bound,
+    note: Note,
+    certificates: tuple[Certificate, ...] = (),
+) -> Unit:
+    """Mint, install and offer in one commit, where what is committed is live: nothing has to be installed.
+
+    So it is where the device broker asks the ledger, and with certificates, which it knows by their issuer.
+    """
+    unit = _minted(request, _offered(credential), bound, note, Event.INSTALL, Event.OFFER)
+    return replace(unit, certificates=certificates)
 
 
 def _offered(credential: Credential) -> Credential:

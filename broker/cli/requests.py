@@ -33,6 +33,13 @@ _VERBS = {
 }
 
 
+class Kind(StrEnum):
+    """What `--kind` takes."""
+
+    PASSWORD = "password"  # noqa: S105 - a kind of credential
+    X509 = "x509"
+
+
 class Proof(StrEnum):
     """What `--confirm` takes."""
 
@@ -74,6 +81,9 @@ def create(
     expires: Annotated[int | None, _when("Its window closes: 24h, 2027-01-31T08:00; default: never.")] = None,
     attempts: Annotated[int | None, typer.Option(min=1, help="Attempts it has.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the client id has.")] = False,
+    kind: Annotated[
+        Kind | None, typer.Option(help="A password, or with x509 a certificate on the device's own key.")
+    ] = None,
     secure_url: Annotated[bool, typer.Option("--secure-url", help="Tell it the broker's TLS address.")] = False,
     confirm: Annotated[Proof | None, typer.Option(help="What proves that it holds the credential.")] = None,
     configuration: Annotated[
@@ -113,6 +123,7 @@ def create(
         "expiresOn": expires,
         "retryMaxAttempts": attempts,
         "overwriteIfDuplicate": overwrite or None,
+        "credentialKind": kind,
         "provisionSecureURL": secure_url or None,
         "confirm": confirm,
         "configuration": load_object(configuration) if configuration else None,

@@ -23,6 +23,7 @@ DETAILS = COLUMNS | {
     "activates": "activates",
     "provision user": "provisionUserUsername",
     "coupling": "provisionedCredentialsTight",
+    "kind": "credentialKind",
     "confirm": "confirm",
     "generation": "generation",
     "serial number": "serialNumber",

@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from provisioner.creation import NewRequest
 from provisioner.entities import NewAccount
-from provisioner.model import AccountKind, Confirm, Coupling, Facts, Labels, Role, Secret, Status
+from provisioner.model import AccountKind, Confirm, Coupling, Facts, Kind, Labels, Role, Secret, Status
 
 MAX_NUMBER = 2**53 - 1
 """The largest integer that every JSON parser keeps exact."""
@@ -127,6 +127,9 @@ class RequestCreator(Creator):
     overwrite_if_duplicate: bool = False
     provision_secure_url: bool | None = Field(default=None, alias="provisionSecureURL")
     device_credentials_tight: Annotated[Coupling, Word] = Coupling.INHERITED
+    credential_kind: Annotated[Kind, Word] = Field(
+        default=Kind.PASSWORD, description="x509: a certificate on the device's own key, and provisionSecureURL"
+    )
     confirm: Annotated[Confirm, Word] | None = None
     confirm_time: Number | None = Field(default=None, description="seconds")
     configuration: dict[str, Any] | None = None
@@ -158,6 +161,7 @@ class RequestCreator(Creator):
             overwrite=self.overwrite_if_duplicate,
             secure_url=self.provision_secure_url,
             coupling=self.device_credentials_tight,
+            kind=self.credential_kind,
             confirm=self.confirm,
             confirm_time=self.confirm_time,
             configuration=self.configuration,

@@ -30,6 +30,7 @@ _FIXED = (
     "reuse_key",
     "policy_uid",
     "policy_version",
+    "credential_kind",
 )
 _LABELS = ("tag_uids", "location_uid", "confirmed_ownership")
 _FACTS = ("serial_number", "mac_address", "vendor", "brand", "model")
@@ -83,6 +84,7 @@ class RequestChange(Body):
     reuse_key: Any = Field(default=None, description="cannot be changed")
     policy_uid: Any = Field(default=None, description="cannot be changed")
     policy_version: Any = Field(default=None, description="cannot be changed")
+    credential_kind: Any = Field(default=None, description="cannot be changed")
 
     modified_on: Any = Field(default=None, description="not looked at")
     modified_by: Any = Field(default=None, description="not looked at")

@@ -22,6 +22,7 @@ from provisioner.model import (
     Confirm,
     Coupling,
     JobStatus,
+    Kind,
     ProvisionRequest,
     Role,
     Secret,
@@ -78,6 +79,7 @@ class RequestEntity(Entity):
     optlock: int
     provision_secure_url: bool = Field(alias="provisionSecureURL")
     provisioned_credentials_tight: Coupling
+    credential_kind: Kind
     phase: Phase
     generation: int
     confirm: Confirm
@@ -251,6 +253,7 @@ def request_entity(request: ProvisionRequest, activation_key: Secret | None = No
         optlock=request.optlock,
         provision_secure_url=request.secure_url,
         provisioned_credentials_tight=request.coupling,
+        credential_kind=request.kind,
         phase=request.phase,
         generation=request.generation,
         confirm=request.confirm,

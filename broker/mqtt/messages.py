@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
 from broker.mqtt.cbor_form import check_cbor_form
+from certs.csr import parse_encoding
+from certs.errors import BadCsr
 from provisioner import policy
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
 from provisioner.handover import HPKE, Conversation, decode64, is_sealing_key, sealed_size
@@ -32,7 +33,6 @@ REFUSAL_SIZE = 200
 
 CONTENT_TYPE = {"json": "application/json", "cbor": "application/cbor"}
 
-_MAX_CSR = 4096
 _MAX_INTEGER = 2**53 - 1
 
 Scalar = str | bool | int | Annotated[float, Field(allow_inf_nan=False)]
@@ -196,17 +196,12 @@ def _check_bytes(text: str, length: int) -> bytes:
 
 
 def _csr_der(text: str) -> bytes:
-    """DER of a CSR in PEM or standard padded base64; what is inside is for whoever reads CSRs."""
-    if text.startswith("-----BEGIN"):
-        lines = text.strip().splitlines()
-        if "REQUEST-----" not in lines[0] or not lines[-1].startswith("-----END"):
-            raise _bad()
-        text = "".join(lines[1:-1])
+    """DER of a CSR in PEM or standard padded base64; what is inside is looked at once the key was proved."""
     try:
-        data = b64decode(text, validate=True)
-    except ValueError:
+        data = parse_encoding(text)
+    except BadCsr:
         raise _bad() from None
-    if not 0 < len(data) <= _MAX_CSR:
+    if not data:
         raise _bad()
     return data
 
@@ -298,17 +293,27 @@ def _offer_body(offer: Offer) -> dict[str, Any]:
         "serverTime": offer.server_time,
         "confirmBefore": offer.confirm_before,
         "confirm": offer.confirm.value,
-        "credentials": {
-            "type": "password",
-            "coupling": str(offer.coupling),
-            "clientId": offer.client_id,
-            "username": offer.username,
-            "password": offer.password.reveal(),
-        },
+        "credentials": _credentials(offer),
         "broker": broker,
         "topics": {"publish": list(offer.grant.publish), "subscribe": list(offer.grant.subscribe)},
         "configuration": from_json(offer.configuration),
     }
+
+
+def _credentials(offer: Offer) -> dict[str, Any]:
+    common = {"coupling": str(offer.coupling), "clientId": offer.client_id}
+    certificate = offer.certificate
+    if certificate is None:
+        return {"type": "password"} | common | {"username": offer.username, "password": offer.password.reveal()}
+    return (
+        {"type": "x509"}
+        | common
+        | {
+            "certificate": certificate.pem,
+            "notBefore": certificate.not_before,
+            "notAfter": certificate.not_after,
+        }
+    )
 
 
 class _Settled:

@@ -131,13 +131,13 @@ INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, devic
        expires_on, secure_url, coupling, confirm, confirm_time, configuration, serial_number, mac_address, vendor,
        brand, model, device_name, forget, reuse_key, retry_max_attempts, keys_sealed, phase, generation,
        proved_generation, retry_count, rotate_wanted, stop_wanted, skipped, progress, start_on, last_refusal,
-       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity)
+       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity, kind)
 VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broker, :status, :activates_on,
        :expires_on, :secure_url, :coupling, :confirm, :confirm_time, :configuration, :serial_number, :mac_address,
        :vendor, :brand, :model, :device_name, :forget, :reuse_key, :retry_max_attempts, :keys_sealed, :phase,
        :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
        :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock, :labels,
-       :topics, :validity);
+       :topics, :validity, :kind);
 
 -- name: save_credentials
 -- Rows as a JSON array of objects. A password is sealed once, at the mint, and wiped once: in between only a rotation
@@ -148,6 +148,42 @@ ON CONFLICT (device_broker, client_id, generation) DO UPDATE SET
        secret_sealed = iif(excluded.secret_sealed IS NULL, NULL, secret_sealed), state = excluded.state,
        confirm_before = excluded.confirm_before, due_on = excluded.due_on, attempts = excluded.attempts,
        settled_on = excluded.settled_on;
+
+-- name: add_certificates
+-- Rows as a JSON array of objects.
+INSERT INTO certificate ({certificate_names}) SELECT {certificates} FROM json_each(:rows);
+
+-- name: revoke_certificates
+-- Rows as a JSON array of objects.
+UPDATE certificate SET revoked_on = j.revoked_on, reason = j.reason
+  FROM (SELECT {revoked} FROM json_each(:rows)) j
+ WHERE certificate.device_broker = j.device_broker AND certificate.client_id = j.client_id
+   AND certificate.generation = j.generation AND certificate.revoked_on IS NULL;
+
+-- name: find_serials
+-- A batch of certificates: [serial, …] as JSON; all of the answer in one row.
+SELECT json_group_array(json_array(j.key, {certificate}, {credential})) FROM json_each(:batch) j
+  JOIN certificate k ON k.serial = j.value
+  JOIN credential c ON c.device_broker = k.device_broker AND c.client_id = k.client_id AND c.generation = k.generation;
+
+-- name: find_keys
+-- A batch of keys: [key id, …] as JSON; all of the answer in one row.
+SELECT json_group_array(json_array(j.key, {certificate})) FROM json_each(:batch) j
+  JOIN certificate k ON k.key_id = j.value;
+
+-- name: find_certificate
+SELECT {certificate} FROM certificate k
+ WHERE k.device_broker = :device_broker AND k.client_id = :client_id AND k.generation = :generation;
+
+-- name: list_revoked
+SELECT {certificate} FROM certificate k
+ WHERE k.issuer = :issuer AND k.not_after >= :now AND k.revoked_on IS NOT NULL ORDER BY k.serial;
+
+-- name: count_revoked
+SELECT count(*) FROM certificate WHERE revoked_on IS NOT NULL;
+
+-- name: list_issuers
+SELECT DISTINCT issuer FROM certificate;
 
 -- name: bind
 -- Rows as a JSON array of objects.

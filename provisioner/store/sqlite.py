@@ -36,6 +36,7 @@ from provisioner.journal import line_about, line_of
 from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
 from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
+from provisioner.store.certificate_rows import SqliteCertificates
 from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.labelrows import SqliteLabels
@@ -162,6 +163,7 @@ class SqliteStore:
         self._units = _Gatherer(self._commit_batch)
         self._is_logged = True
         self.keys = SqliteKeys(self._read, self._transact)
+        self.certificates = SqliteCertificates(self._read, _Gatherer)
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
         self.labels = SqliteLabels(self._read, self._change)
@@ -195,6 +197,7 @@ class SqliteStore:
         """Finish what was begun, then close; idempotent."""
         for gatherer in (self._claims, self._usernames, self._units):
             await gatherer.drain()
+        await self.certificates.drain()
         await self._reader.close()
         await self._writer.close()
         if self._lock_file >= 0:

@@ -19,6 +19,7 @@ from provisioner.model import (
     NO_LABELS,
     Account,
     AccountKind,
+    Certificate,
     Confirm,
     Coupling,
     Credential,
@@ -26,6 +27,7 @@ from provisioner.model import (
     Entry,
     Facts,
     JobStatus,
+    Kind,
     Label,
     Labels,
     Line,
@@ -87,6 +89,7 @@ _REQUEST = [
     "r.labels",
     "r.topics",
     "r.validity",
+    "r.kind",
 ]
 _EVENT = [
     "e.seq",
@@ -108,6 +111,9 @@ _OWNERS = """JOIN account a ON a.id = e.account_id
 _CREDENTIAL = [f"c.{field.name}" for field in fields(Credential)]
 _BOUND = len(_REQUEST) + len(_CREDENTIAL)
 _WIDTH = len(_REQUEST)
+_CERTIFICATE_FIELDS = [field.name for field in fields(Certificate)]
+_CERTIFICATE = [f"k.{name}" for name in _CERTIFICATE_FIELDS]
+_REVOKED = ["device_broker", "client_id", "generation", "revoked_on", "reason"]
 _FACTS = slice(16, 21)
 _NO_FACTS = Facts()
 _REQUEST_FIELDS = [field.name for field in fields(ProvisionRequest)]
@@ -144,6 +150,10 @@ def _load() -> dict[str, str]:
     columns = {
         "{request}": ", ".join(_REQUEST),
         "{credential}": ", ".join(_CREDENTIAL),
+        "{certificate}": ", ".join(_CERTIFICATE),
+        "{certificates}": _members(_CERTIFICATE_FIELDS),
+        "{certificate_names}": ", ".join(_CERTIFICATE_FIELDS),
+        "{revoked}": _members(_REVOKED),
         "{event}": ", ".join(_EVENT),
         "{owners}": _OWNERS,
         "{jobs}": _members(_JOB),
@@ -165,6 +175,7 @@ SQL = _load()
 
 _PHASES, _STATES, _STATUSES = ({member.value: member for member in kind} for kind in (Phase, State, Status))
 _COUPLINGS, _CONFIRMS = ({member.value: member for member in kind} for kind in (Coupling, Confirm))
+_KINDS = {member.value: member for member in Kind}
 
 
 def read_request(row: Row) -> ProvisionRequest:
@@ -190,7 +201,8 @@ def read_request(row: Row) -> ProvisionRequest:
         None if row[33] is None else JobStatus(row[33]),
         *row[34:42],
         NO_LABELS if row[42] is None else _read_labels(row[42]),
-        *row[43:_WIDTH],
+        *row[43 : _WIDTH - 1],
+        _KINDS[row[_WIDTH - 1]],
     )
     return made(ProvisionRequest, dict(zip(_REQUEST_FIELDS, values, strict=True)))
 
@@ -199,6 +211,20 @@ def read_credential(row: Row) -> Credential:
     """A credential from its columns."""
     values = (*row[:6], _COUPLINGS[row[6]], *row[7:10], _STATES[row[10]], *row[11 : len(_CREDENTIAL)])
     return made(Credential, dict(zip(_CREDENTIAL_FIELDS, values, strict=True)))
+
+
+def read_certificate(row: Row) -> Certificate:
+    """A certificate from its columns."""
+    return Certificate(*row[:12])
+
+
+def certificate_key(credential: Credential) -> dict[str, Any]:
+    """Parameters that name the certificate of a credential."""
+    return {
+        "device_broker": credential.device_broker,
+        "client_id": credential.client_id,
+        "generation": credential.generation,
+    }
 
 
 def read_dossier(row: Row) -> Dossier:
@@ -278,6 +304,6 @@ def request_values(request: ProvisionRequest) -> dict[str, Any]:
     return vars(request) | vars(request.facts) | job_values(request) | {"labels": _labels_text(request.labels)}
 
 
-def row_values(value: Account | User | Token | Label | Bound) -> dict[str, Any]:
+def row_values(value: Account | User | Token | Label | Bound | Certificate) -> dict[str, Any]:
     """Parameters of the statement that adds a row to a small table."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -18,6 +18,7 @@ from provisioner.events import DomainEvent, events_of
 from provisioner.journal import GENESIS, digest, lines_of
 from provisioner.model import Line
 from provisioner.ports import Unit
+from provisioner.store.certificate_rows import revoked_by
 from provisioner.store.statements import SQL, job_values, request_values, row_values
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -66,6 +67,8 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
     requests: list[dict[str, Any]] = []
     added: list[dict[str, Any]] = []
     credentials: list[dict[str, Any]] = []
+    certificates: list[dict[str, Any]] = []
+    revoked: list[dict[str, Any]] = []
     bound: list[dict[str, Any]] = []
     events: list[DomainEvent] = []
     for unit in units:
@@ -81,6 +84,8 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
                 requests.append(request_values(saved.after))
         added += map(request_values, unit.added)
         credentials += map(vars, unit.credentials)
+        certificates += map(row_values, unit.certificates)
+        revoked += revoked_by(unit)
         if unit.bound is not None:
             bound.append(row_values(unit.bound))
         events += events_of(unit)
@@ -88,6 +93,8 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
     connection.executemany(SQL["save_request"], requests)
     connection.executemany(SQL["add_request"], added)
     _execute("save_credentials", credentials, connection)
+    _execute("add_certificates", certificates, connection)
+    _execute("revoke_certificates", revoked, connection)
     _execute("bind", bound, connection)
     _execute("add_events", events, connection)
     return bool(events)

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from certs.authority import Authority, Issuer
+from certs.hierarchy import Signer, create_issuer, create_root
+from certs.keys import P256, generate
+from certs.profile import Purpose
 from provisioner import handover
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
+from provisioner.certification import CertificateRules, Certification
 from provisioner.creation import Created, NewRequest
 from provisioner.entities import NewAccount
 from provisioner.handover import Vault
@@ -43,6 +48,8 @@ from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
 
 START = 1_800_000_000_000
+ROOT = create_root("Test", generate(P256), START, os.urandom)
+ISSUER = create_issuer(ROOT, "Test", Purpose.DEVICES, generate(P256), START, os.urandom)
 ADMIN = Actor(1, Role.ADMIN)
 LOCAL = Origin("127.0.0.1", 1, secure=True)
 
@@ -64,11 +71,12 @@ class CueBroker:
     outcome: Install = Install.DONE
     gate: asyncio.Event | None = None
     revokes: bool = True
+    secure: BrokerAddress | None = None
     live: builtins.list[str] = field(default_factory=list)
     tombs: builtins.list[str] = field(default_factory=list)
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
-        return None if secure else BrokerAddress("mqtt://127.0.0.1:1883")
+        return self.secure if secure else BrokerAddress("mqtt://127.0.0.1:1883")
 
     async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
         if self.gate is not None:
@@ -112,6 +120,7 @@ class World:
     jobs: Jobs
     provisioner: Provisioner
     administration: Administration
+    certification: Certification
     now: Millis = START
 
     async def request(self, client_id: str = "dev-1", **fields: object) -> Created:
@@ -184,6 +193,12 @@ class SimpleDevice:
         return await self.world.provisioner.ack(ack, self.world.now)
 
 
+def an_authority(*more: Signer) -> Authority:
+    """A root with an issuer for devices, in memory; `more` are issuers under it, made later."""
+    root = ROOT.certificate
+    return Authority(root, [Issuer(Purpose.DEVICES, root, [one.certificate], one.key) for one in (ISSUER, *more)])
+
+
 async def build(folder: Path, rules: Rules | None = None, rates: WrongKeyRates | None = None) -> World:
     """A world on the database in `folder`: accounts `provision` and `acme`, and the login `factory` on the first."""
     store = await SqliteStore.open(folder / "ledger.sqlite")
@@ -194,6 +209,7 @@ async def build(folder: Path, rules: Rules | None = None, rates: WrongKeyRates |
     brokers = {"embedded": broker}
     jobs = Jobs(store, brokers, vault, os.urandom)
     rules = rules or Rules()
+    certification = Certification(an_authority(), CertificateRules(), os.urandom)
     administration = Administration(
         store,
         vault,
@@ -209,9 +225,9 @@ async def build(folder: Path, rules: Rules | None = None, rates: WrongKeyRates |
     )
     admission = Admission(rates or WrongKeyRates())
     provisioner = Provisioner(
-        store, vault, brokers, jobs, logins, admission, rules, lambda offer, encoding: 900, os.urandom
+        store, vault, brokers, jobs, logins, admission, rules, lambda offer, encoding: 900, os.urandom, certification
     )
-    world = World(store, vault, broker, jobs, provisioner, administration)
+    world = World(store, vault, broker, jobs, provisioner, administration, certification)
     if await store.find_account_named("provision") is None:
         await administration.create_account(ADMIN, NewAccount("provision", AccountKind.PROVISION), START)
         await administration.create_account(ADMIN, NewAccount("acme", AccountKind.TARGET), START)

@@ -1,0 +1,96 @@
+"""The `Certificates` on SQLite.
+
+1. A certificate is added with the unit that mints its credential, and revoked by the one that retires it.
+2. Devices that come together are looked up together: `find` and `find_key` ask for batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from provisioner.lifecycle import State
+from provisioner.model import Certificate, Credential, Millis
+from provisioner.ports import Unit
+from provisioner.store.statements import certificate_key, read_certificate, read_credential
+
+Read = Callable[[str, dict[str, Any]], Awaitable[list[Any]]]
+Found = tuple[Certificate, Credential]
+
+_LEAVING = (State.RETIRING, State.RETIRED)
+_REASONS = {"ack": "superseded", "login": "superseded", "revoke": "privilegeWithdrawn"}
+"""Why a certificate is revoked, by what was decided, in the words of RFC 5280, 5.3.1; else `unspecified`."""
+
+
+class Batches(Protocol):
+    """Questions that arrive together are answered together."""
+
+    def ask(self, question: str) -> Awaitable[Any]:
+        """The answer to one of them."""
+
+    async def drain(self) -> None:
+        """Return when nothing is out."""
+
+
+class SqliteCertificates:
+    """`read` runs a named query, `gather` makes batches of questions."""
+
+    def __init__(self, read: Read, gather: Callable[[Callable[[list[str]], Awaitable[list[Any]]]], Batches]) -> None:
+        self._read = read
+        self._serials = gather(self._find)
+        self._keys = gather(self._find_keys)
+
+    async def drain(self) -> None:
+        """Return when nothing is asked any more."""
+        await self._serials.drain()
+        await self._keys.drain()
+
+    async def find(self, serial: str) -> Found | None:
+        """See `Certificates`."""
+        found: Found | None = await self._serials.ask(serial)
+        return found
+
+    async def _find(self, batch: list[str]) -> list[Found | None]:
+        found: list[Found | None] = [None] * len(batch)
+        for row in json.loads((await self._read("find_serials", {"batch": json.dumps(batch)}))[0][0]):
+            found[row[0]] = (read_certificate(row[1:]), read_credential(row[13:]))
+        return found
+
+    async def find_key(self, key_id: str) -> Certificate | None:
+        """See `Certificates`."""
+        found: Certificate | None = await self._keys.ask(key_id)
+        return found
+
+    async def _find_keys(self, batch: list[str]) -> list[Certificate | None]:
+        found: list[Certificate | None] = [None] * len(batch)
+        for row in json.loads((await self._read("find_keys", {"batch": json.dumps(batch)}))[0][0]):
+            found[row[0]] = read_certificate(row[1:])
+        return found
+
+    async def find_of(self, credential: Credential) -> Certificate | None:
+        """See `Certificates`."""
+        rows = await self._read("find_certificate", certificate_key(credential))
+        return read_certificate(rows[0]) if rows else None
+
+    async def list_revoked(self, issuer: str, now: Millis) -> Sequence[Certificate]:
+        """See `Certificates`."""
+        return [read_certificate(row) for row in await self._read("list_revoked", {"issuer": issuer, "now": now})]
+
+    async def count_revoked(self) -> int:
+        """See `Certificates`."""
+        return int((await self._read("count_revoked", {}))[0][0])
+
+    async def list_issuers(self) -> Sequence[str]:
+        """See `Certificates`."""
+        return [row[0] for row in await self._read("list_issuers", {})]
+
+
+def revoked_by(unit: Unit) -> list[dict[str, Any]]:
+    """Rows of `revoke_certificates`: what of a unit takes a certificate out of force."""
+    reason = _REASONS.get(unit.note.action, "unspecified")
+    return [
+        certificate_key(credential) | {"revoked_on": unit.note.at, "reason": reason}
+        for credential in unit.credentials
+        if credential.state in _LEAVING and credential.is_certificate
+    ]
