@@ -32,6 +32,7 @@ from broker.cli.endpoints import (
     find_site,
 )
 from broker.cli.output import Failed, Json, emit, printable, read_secret, say, where
+from broker.cli.times import moment
 from broker.fleet.actions import Identity, Mode, Options, Step
 from broker.fleet.device import Device
 from broker.fleet.flash import MemoryFlash
@@ -46,6 +47,7 @@ _COLUMNS = {
     "client id": "clientId",
     "user name": "username",
     "password": "password",
+    "valid until": "validUntil",
     "generation": "generation",
     "coupling": "coupling",
     "account": "account",
@@ -76,12 +78,18 @@ _ADVICE = {
     "superseded": "its credential was retired meanwhile: claim again.",
     "expired": "`provisioner request reopen {id}` with a new window lets it claim.",
     "abandoned": "`provisioner request reopen {id}` gives it new attempts.",
-    "unsupported": "another way is wanted; try --mode {supported}.",
+    "unsupported": "another way is wanted; try {supported}.",
+    "bad-csr": "its key cannot be certified: see the server's log.",
     "too-large": "the request's configuration makes an offer larger than the endpoint sends: shorten it.",
     "wait": "claim again in {seconds} seconds.",
     "slow-down": "claim again in {seconds} seconds.",
     "unavailable": "claim again in {seconds} seconds; the server's log tells what is away.",
     "bad-request": "the provisioner does not understand this claim: do both follow the same contract?",
+}
+_OTHER_WAYS: dict[tuple[str, ...], str] = {
+    ("proof",): "--mode proof",
+    ("x509",): "--csr",
+    ("password",): "it without --csr",
 }
 
 
@@ -102,13 +110,16 @@ def claim(
     at: At = None,
     mode: How = Mode.PROOF,
     mqtt: Speaking = Mqtt.V5,
+    csr: Annotated[
+        bool, typer.Option("--csr", help="Make a key and claim a certificate on it; its request has --kind x509.")
+    ] = False,
     cbor: Cbor = False,
     tls: Tls = False,
     ca: Ca = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the credential with its password here, mode 0600.")
+        Path | None, typer.Option(metavar="FILE", help="Write the credential with its password or key here, mode 0600.")
     ] = None,
-    show_password: Annotated[bool, typer.Option("--show-password", help="Print the password too.")] = False,
+    show_password: Annotated[bool, typer.Option("--show-password", help="Print the password or key too.")] = False,
     patience: Annotated[float, typer.Option("--timeout", min=0.1, help="Give up after so many seconds.")] = 60.0,
     as_json: Json = False,
 ) -> None:
@@ -123,17 +134,18 @@ def claim(
     key = read_secret(f"Activation key of {client_id}", key_file)
     user, password = find_login(site, user, password_file)
     identity = Identity(user, password, client_id, key)
-    options = Options(mode, encoding(cbor), root=site.root)
+    options = Options(mode, encoding(cbor), csr=csr, root=site.root)
     with SecretFile(save) as file:
         outcome = run(_claim(identity, options, site, patience, quiet=as_json))
         if outcome.credential is None or not outcome.is_confirmed:
             raise Failed(explain(outcome, site))
-        file.write(json.dumps(_fields(outcome.credential, with_password=True), indent=2))
-    _show(_fields(outcome.credential, with_password=show_password), as_json=as_json)
+        file.write(json.dumps(_fields(outcome.credential, with_secret=True), indent=2))
+    _show(_fields(outcome.credential, with_secret=show_password), as_json=as_json)
+    secret = "key" if csr else "password"
     if save is not None:
-        say(f"Credential with its password: {save}")
+        say(f"Credential with its {secret}: {save}")
     elif not show_password:
-        say("The password is nowhere now: --save FILE keeps it, --show-password prints it.")
+        say(f"The {secret} is nowhere now: --save FILE keeps it, --show-password prints it.")
 
 
 async def _claim(identity: Identity, options: Options, site: Site, patience: float, *, quiet: bool) -> Outcome:
@@ -169,7 +181,7 @@ def explain(outcome: Outcome, site: Site) -> str:
     reply, client_id = outcome.reply, outcome.client_id
     if reply is not None:
         advice = _ADVICE.get(reply.reason, "see the server's log.")
-        supported = "proof" if "proof" in reply.supported else "plain, proof, ctr or hpke"
+        supported = _OTHER_WAYS.get(reply.supported, "--mode plain, proof, ctr or hpke")
         said = advice.format(id=client_id, seconds=reply.retry_after or "a few", supported=supported)
         return f"{client_id} is refused, {_answer(reply)}: {said}"
     if outcome.reason == "refused":
@@ -186,14 +198,20 @@ def explain(outcome: Outcome, site: Site) -> str:
 def _show(fields: dict[str, Any], *, as_json: bool) -> None:
     if not as_json:
         fields |= {name: ", ".join(fields[name]) for name in ("publish", "subscribe")}
+        if "notAfter" in fields:
+            fields["validUntil"] = moment(fields["notAfter"])
     emit(fields, {heading: name for heading, name in _COLUMNS.items() if name in fields}, as_json=as_json)
 
 
-def _fields(credential: Credential, *, with_password: bool) -> dict[str, Any]:
+def _fields(credential: Credential, *, with_secret: bool) -> dict[str, Any]:
+    """What there is to know; a user name and a password, or a certificate and its key."""
+    login: dict[str, Any] = {"username": credential.username, "password": credential.password}
+    if credential.certificate is not None:
+        login = {"certificate": credential.certificate, "privateKey": credential.private_key}
+        login["notAfter"] = credential.not_after
     fields: dict[str, Any] = {
         "clientId": credential.client_id,
-        "username": credential.username,
-        "password": credential.password,
+        **login,
         "generation": credential.generation,
         "coupling": credential.coupling,
         "account": credential.account,
@@ -202,4 +220,5 @@ def _fields(credential: Credential, *, with_password: bool) -> dict[str, Any]:
         "publish": list(credential.publish),
         "subscribe": list(credential.subscribe),
     }
-    return fields if with_password else {name: value for name, value in fields.items() if name != "password"}
+    hidden = () if with_secret else ("password", "privateKey")
+    return {name: value for name, value in fields.items() if name not in hidden}

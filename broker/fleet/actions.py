@@ -54,11 +54,15 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How this unit is built. `progress` are the statuses it reports after storing; `facts` go into `device`."""
+    """How this unit is built. `progress` are the statuses it reports after storing; `facts` go into `device`.
+
+    `csr`: it makes a key of its own for each credential and asks for a certificate on it.
+    """
 
     mode: Mode = Mode.PROOF
     encoding: Encoding = Encoding.JSON
     finish: Finish = Finish.BOTH
+    csr: bool = False
     accept: tuple[str, ...] = ()
     max_reply: int | None = None
     facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)

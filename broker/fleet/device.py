@@ -11,7 +11,9 @@ steady clock; what to do next comes out of `take()`; `due` says when `tick` is w
 3. A sealed offer is its own proof; one that is not sealed as we asked is none.
 4. The new credential is written to the free slot, read back, then made current (`flash`). The former one becomes
    current again only after the device broker itself refused the new one three times, or the new one is superseded.
-5. A connection on which two messages in a row found no reply is given up: it may be open at this end only.
+5. A unit that asks for certificates makes a key for each, and stores it before the first claim with it: after a restart
+   half-way it claims with the same key, so it gets the same certificate.
+6. A connection on which two messages in a row found no reply is given up: it may be open at this end only.
 """
 
 from collections.abc import Callable
@@ -33,6 +35,7 @@ from broker.fleet.actions import (
     Step,
     Subscribe,
 )
+from broker.fleet.device_key import SEED_SIZE, DeviceKey
 from broker.fleet.keys import NotForUs, encode64
 from broker.fleet.messages import Messages
 from broker.fleet.replies import Credential, Reply, Unreadable, parse_reply
@@ -215,6 +218,8 @@ class Device:
             self._actions.append(Step("flash-failed"))
             self._back_off(now)
             return
+        if credential.private_key is not None:
+            slots.store_key(self._flash, b"")  # it is in the record now; the next claim takes a new one
         self.credential = credential
         self.state = State.STORED
         self._claims_in_vain = 0
@@ -297,7 +302,20 @@ class Device:
         self.request_id = "r-" + self._entropy(8).hex()
         self.state = State.CLAIMING
         self._claims_in_vain += 1
+        if self._options.csr and not self._take_key():
+            self._exchange = None
+            self._actions.append(Step("flash-failed"))
+            self._pause(now, self._jittered(self._claims_in_vain), self._claim_anew)
+            return
         self._begin(_Exchange(attempts=max(0, self._claims_in_vain - 2)), now, pause=self._claims_in_vain > 2)
+
+    def _take_key(self) -> bool:
+        """Claim with the key that was stored for a claim before the power went, else with a new one, stored first."""
+        messages = self._messages
+        messages.device_key = DeviceKey.load(slots.load_key(self._flash)) if messages.device_key is None else None
+        if messages.device_key is None:
+            messages.device_key = DeviceKey.made_from(self._entropy(SEED_SIZE))
+        return slots.store_key(self._flash, messages.device_key.pem.encode())
 
     def _begin(self, exchange: _Exchange, now: float, *, pause: bool = False) -> None:
         self._exchange = exchange

@@ -1,29 +1,35 @@
-"""The two flash slots of a device (wire contract, section 10).
+"""The two flash slots of a device (wire contract, section 10), and a place for the key it claims with.
 
 1. A new record goes to the slot that is not current, is read back, and only then made current: whatever happens
    meanwhile, the former one is still there.
 2. A record carries the digest of its own bytes, so half a write is seen as none.
-3. What was replaced stays readable until the next record needs its slot: a device can go back to it.
+3. A key is written before the first claim with it (section 5), and is part of the record once it has its certificate.
+4. What was replaced stays readable until the next record needs its slot: a device can go back to it.
 """
 
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Protocol
+from typing import Final, Protocol
 
 from broker.fleet.replies import Credential
 
+_KEY: Final = 2
+
 
 class Flash(Protocol):
-    """Two slots and a mark that says which is current; `marked` is None on a unit fresh from the factory."""
+    """Two slots and a mark that says which is current; `marked` is None on a unit fresh from the factory.
+
+    Slot 2 holds the key of a claim under way.
+    """
 
     marked: int | None
 
     def read(self, slot: int) -> bytes:
-        """Return what slot 0 or 1 holds, empty if nothing."""
+        """Return what a slot holds, empty if nothing."""
 
     def write(self, slot: int, octets: bytes) -> None:
-        """Replace what slot 0 or 1 holds."""
+        """Replace what a slot holds."""
 
 
 class MemoryFlash:
@@ -31,7 +37,7 @@ class MemoryFlash:
 
     def __init__(self) -> None:
         self.marked: int | None = None
-        self._slots = [b"", b""]
+        self._slots = [b"", b"", b""]
 
     def read(self, slot: int) -> bytes:
         """Return what the slot holds."""
@@ -56,6 +62,17 @@ def store(flash: Flash, credential: Credential) -> bool:
         return False
     flash.marked = slot
     return True
+
+
+def load_key(flash: Flash) -> bytes:
+    """Return the key of a claim under way, empty if there is none."""
+    return flash.read(_KEY)
+
+
+def store_key(flash: Flash, pem: bytes) -> bool:
+    """Write the key of a claim under way and read it back; False if it is not there."""
+    flash.write(_KEY, pem)
+    return flash.read(_KEY) == pem
 
 
 def go_back(flash: Flash) -> None:

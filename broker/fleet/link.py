@@ -92,7 +92,7 @@ class Refused(Lost):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who connects."""
+    """Who connects; without a user name it is the certificate of the TLS context that says so."""
 
     client_id: str
     username: str
@@ -207,8 +207,8 @@ class Link:
                 login.client_id,
                 self._version,
                 keep_alive=KEEP_ALIVE,
-                username=login.username,
-                password=login.password.encode(),
+                username=login.username or None,
+                password=login.password.encode() if login.username else None,
                 properties=properties,
             )
         )

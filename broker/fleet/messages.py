@@ -1,15 +1,18 @@
 """Claims and acks as a device writes them, and how far it believes what comes back (wire contract, sections 5 to 8).
 
 1. A device able to make proofs never sends its activation key, whatever it is told.
-2. An offer is opened only if it is sealed the way this device asked for.
+2. An offer is opened only if it is sealed the way this device asked for, and a certificate counts only on its own key.
 """
 
+from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from broker.fleet.actions import Identity, Mode, Options
-from broker.fleet.keys import A256CTR_HS256, A256GCM, HPKE, Keys, NotForUs, OpeningKey
-from broker.fleet.replies import Credential, Reply, parse_offer, read_map, write_map
+from broker.fleet.device_key import DeviceKey
+from broker.fleet.keys import A256CTR_HS256, A256GCM, HPKE, Keys, NotForUs, OpeningKey, csr_hash
+from broker.fleet.replies import Credential, Reply, Unreadable, parse_offer, read_map, write_map
 
 
 class Messages:
@@ -25,18 +28,25 @@ class Messages:
         self._opening_key = OpeningKey(entropy(32)) if options.mode is Mode.HPKE else None
         self._seal_to = self._opening_key.public if self._opening_key else ""
         self._alg = A256CTR_HS256 if options.mode is Mode.CTR else ""
+        self.device_key: DeviceKey | None = None
+        """The key that claims ask a certificate for."""
 
     def claim(self, request_id: str, nonce: str, max_reply: int | None) -> bytes:
         """Write a claim."""
         accept = self._options.accept
+        csr = self.device_key.csr if self.device_key else b""
         optional = {
+            "csr": b64encode(csr).decode(),
             "accept": list(accept),
             "maxReply": max_reply,
             "device": dict(self._options.facts),
             "sealTo": self._seal_to,
             "alg": self._alg,
         }
-        proof = self._keys.prove_claim(request_id, nonce, seal_to=self._seal_to, accept=accept, alg=self._alg)
+        hashed = csr_hash(csr) if csr else ""
+        proof = self._keys.prove_claim(
+            request_id, nonce, seal_to=self._seal_to, csr_hash=hashed, accept=accept, alg=self._alg
+        )
         said = {key: value for key, value in optional.items() if value}
         return self._write({"requestId": request_id} | said, nonce, proof)
 
@@ -63,8 +73,14 @@ class Messages:
     def read_offer(self, reply: Reply) -> Credential:
         """Open a sealed offer, or read the plain one of plain mode; raise NotForUs or Unreadable."""
         if self._options.mode is Mode.PLAIN:
-            return parse_offer(reply.body, self.client_id)
-        return parse_offer(read_map(self._open(reply), self._options.encoding), self.client_id)
+            credential = parse_offer(reply.body, self.client_id)
+        else:
+            credential = parse_offer(read_map(self._open(reply), self._options.encoding), self.client_id)
+        if credential.certificate is None:
+            return credential
+        if self.device_key is None or not self.device_key.is_certified_by(credential.certificate):
+            raise Unreadable
+        return replace(credential, private_key=self.device_key.pem)
 
     def _open(self, reply: Reply) -> bytes:
         mode, sealed = self._options.mode, reply.sealed or ""

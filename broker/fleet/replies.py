@@ -55,6 +55,9 @@ class Reply:
 class Credential:
     """What an offer carries: the login, where it works, and what still has to be shown (`confirm`).
 
+    A certificate (PEM, leaf first) stands in the place of user name and password, which are empty then; `private_key`
+    (PEM) is the device's own, which it adds. `not_after` is epoch milliseconds.
+
     `url` is `mqtt://host:port` or `mqtts://host:port`, `ca` PEM or None, `confirm` one of login, ack, either.
     """
 
@@ -70,6 +73,9 @@ class Credential:
     ca: str | None = None
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    certificate: str | None = None
+    not_after: int | None = None
+    private_key: str | None = field(default=None, repr=False)
 
 
 def write_map(values: Mapping[str, Any], encoding: Encoding) -> bytes:
@@ -118,7 +124,7 @@ def parse_reply(payload: bytes, encoding: Encoding) -> Reply:
 
 
 def parse_offer(body: Mapping[str, Any], client_id: str) -> Credential:
-    """Read the body of an offer, opened or plain; Unreadable too when it is not for `client_id` or no password."""
+    """Read the body of an offer, opened or plain; Unreadable too when it is not for `client_id`."""
     credentials = _required(body, "credentials", dict)
     broker = _required(body, "broker", dict)
     topics = _optional(body, "topics", dict) or {}
@@ -126,8 +132,8 @@ def parse_offer(body: Mapping[str, Any], client_id: str) -> Credential:
         request_id=_required(body, "requestId", str),
         generation=_required(body, "generation", int),
         client_id=_required(credentials, "clientId", str),
-        username=_required(credentials, "username", str),
-        password=_required(credentials, "password", str),
+        username=_optional(credentials, "username", str) or "",
+        password=_optional(credentials, "password", str) or "",
         coupling=_required(credentials, "coupling", str),
         url=_required(broker, "url", str),
         account=_required(broker, "account", str),
@@ -135,18 +141,26 @@ def parse_offer(body: Mapping[str, Any], client_id: str) -> Credential:
         ca=_optional(broker, "ca", str),
         publish=_texts(topics, "publish"),
         subscribe=_texts(topics, "subscribe"),
+        certificate=_optional(credentials, "certificate", str),
+        not_after=_optional(credentials, "notAfter", int),
     )
     if (
-        (body.get("code"), body.get("reason"), credentials.get("type")) != (200, "offer", "password")
+        (body.get("code"), body.get("reason")) != (200, "offer")
         or credential.client_id != client_id
         or credential.generation < 1
-        or not (credential.username and credential.password)
+        or not _is_complete(credential, credentials.get("type"))
         or credential.coupling not in ("STRICT", "LOOSE")
         or credential.confirm not in ("login", "ack", "either")
     ):
         raise Unreadable
     parse_url(credential.url)
     return credential
+
+
+def _is_complete(credential: Credential, kind: object) -> bool:
+    is_password = bool(credential.username and credential.password)
+    is_certificate = bool(credential.certificate and credential.not_after)
+    return (kind, is_password, is_certificate) in (("password", True, False), ("x509", False, True))
 
 
 @dataclass(frozen=True, slots=True)

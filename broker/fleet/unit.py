@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 from broker.fleet.actions import Action, Connect, Disconnect, Login, Publish, Step, Subscribe
@@ -52,6 +53,18 @@ class Outcome:
     def is_confirmed(self) -> bool:
         """Whether the device has its credential and the provisioner knows."""
         return self.reason == "confirmed"
+
+
+def _trusting(credential: Credential) -> ssl.SSLContext:
+    """What the device broker's certificate is checked with, and the device's own to show where it has one."""
+    context = ssl.create_default_context(cadata=credential.ca)
+    if credential.certificate is not None and credential.private_key is not None:
+        # The library reads files alone; this one is the owner's only, and gone at once.
+        with NamedTemporaryFile("w", encoding="ascii") as file:
+            file.write(credential.certificate + credential.private_key)
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context
 
 
 class Unit:
@@ -185,7 +198,7 @@ class Unit:
         address = parse_url(credential.url)
         account = Account(credential.client_id, credential.username, credential.password)
         try:
-            tls = ssl.create_default_context(cadata=credential.ca) if address.tls and credential.ca else None
+            tls = _trusting(credential) if address.tls else None
             link = await Link.open(
                 await self._roads.to_device_broker(address),
                 account,
