@@ -21,7 +21,7 @@ from provisioner.errors import Conflict, Forbidden, NotFound, Unavailable
 from provisioner.handover import Vault, epoch_of, key_id, new_key
 from provisioner.model import Millis
 from provisioner.policy import Actor, check_role
-from provisioner.ports import Entropy
+from provisioner.ports import Entropy, Note
 
 _STEP = 100
 """Rows in one transaction: some milliseconds in which a claim waits."""
@@ -99,8 +99,8 @@ class KeyLedger(Protocol):
     async def find_pepper_id(self) -> str | None:
         """`key_id` of the pepper; None: not noted yet."""
 
-    async def save_epochs(self, epochs: Sequence[KeyEpoch], pepper_id: str | None = None) -> None:
-        """Note these epochs; the next pass begins at the beginning."""
+    async def save_epochs(self, epochs: Sequence[KeyEpoch], note: Note, pepper_id: str | None = None) -> None:
+        """Note these epochs, here and in the journal; the next pass begins at the beginning."""
 
     async def list_sealed(self, limit: int) -> Sequence[Sealed]:
         """The next rows of the pass; empty: it is over."""
@@ -121,7 +121,8 @@ async def enrol(ledger: KeyLedger, keyring: Keyring, now: Millis) -> None:
     leaving = [one for one in known.values() if one.state is KeyState.RETIRING and _is_gone(keyring, one.epoch)]
     noted += [replace(one, state=KeyState.RETIRED) for one in leaving]
     if noted or pepper_id is None:
-        await ledger.save_epochs(noted, key_id(keyring.pepper))
+        note = Note(now, "enrol-keys", cause=_told(noted) or "the pepper")
+        await ledger.save_epochs(noted, note, key_id(keyring.pepper))
 
 
 def check_at_hand(epochs: Iterable[KeyEpoch], pepper_id: str | None, keyring: Keyring) -> None:
@@ -174,18 +175,18 @@ class Epochs:
         _check_installation(actor)
         async with self._rotating:
             if not _former(await self._ledger.list_epochs()):
-                await self._begin(now)
+                await self._begin(Note(now, "rotate-keys", actor.token_id))
             passed = 0
             for _ in range(_STEPS):
                 rows = await self._ledger.list_sealed(_STEP)
                 if not rows:
-                    await self._end(keep_former=keep_former)
+                    await self._end(Note(now, "end-rotation", actor.token_id), keep_former=keep_former)
                     return Rotated(self._vault.epoch, passed, await self._ledger.count_sealed(), is_done=True)
                 await self._ledger.reseal(rows[-1], [(row, text) for row in rows if (text := self._renewed(row))])
                 passed += len(rows)
             return Rotated(self._vault.epoch, passed, await self._ledger.count_sealed(), is_done=False)
 
-    async def retire(self, actor: Actor, epoch: int) -> KeyEpoch:
+    async def retire(self, actor: Actor, epoch: int, now: Millis) -> KeyEpoch:
         """Destroy a key that was kept for older backups. Raises `NotFound`, `Conflict`, `Forbidden`."""
         _check_installation(actor)
         async with self._rotating:
@@ -194,9 +195,9 @@ class Epochs:
                 raise NotFound("no-such-key", f"there is no key vault-{epoch}")
             if found.state is KeyState.IN_USE:
                 raise Conflict("key-in-use", f"the ledger is sealed under vault-{epoch}; rotate first")
-            return (await self._destroy([found]))[0]
+            return (await self._destroy([found], Note(now, "retire-key", actor.token_id)))[0]
 
-    async def _begin(self, now: Millis) -> None:
+    async def _begin(self, note: Note) -> None:
         epoch = max((one.epoch for one in await self._ledger.list_epochs()), default=0) + 1
         if not self._keyring.is_ours:
             raise Conflict(
@@ -204,7 +205,8 @@ class Epochs:
             )
         key = self._keyring.add(epoch, new_key(self._entropy))
         self._vault.add(epoch, key)
-        await self._ledger.save_epochs([KeyEpoch(epoch, key_id(key), now)])
+        made = [KeyEpoch(epoch, key_id(key), note.at)]
+        await self._ledger.save_epochs(made, replace(note, cause=_told(made)))
 
     def _renewed(self, row: Sealed) -> str | None:
         """What is sealed under a former key, sealed under the newest; None: nothing to do."""
@@ -212,25 +214,32 @@ class Epochs:
             return None
         return self._vault.seal(self._vault.open(row.text, row.context), row.context)
 
-    async def _end(self, *, keep_former: bool) -> None:
+    async def _end(self, note: Note, *, keep_former: bool) -> None:
         former = _former(await self._ledger.list_epochs())
         if keep_former:
-            await self._ledger.save_epochs([replace(one, state=KeyState.KEPT) for one in former])
+            kept = [replace(one, state=KeyState.KEPT) for one in former]
+            await self._ledger.save_epochs(kept, replace(note, cause=_told(kept)))
         else:
-            await self._destroy(former)
+            await self._destroy(former, note)
 
-    async def _destroy(self, epochs: Sequence[KeyEpoch]) -> Sequence[KeyEpoch]:
+    async def _destroy(self, epochs: Sequence[KeyEpoch], note: Note) -> Sequence[KeyEpoch]:
         """Noted first: a start that misses a key has to know that it may."""
         leaving = [replace(one, state=KeyState.RETIRING) for one in epochs]
-        await self._ledger.save_epochs(leaving)
+        await self._ledger.save_epochs(leaving, replace(note, cause=_told(leaving)))
         gone = [replace(one, state=KeyState.RETIRED) for one in leaving if _is_gone(self._keyring, one.epoch)]
-        await self._ledger.save_epochs(gone)
+        if gone:
+            await self._ledger.save_epochs(gone, replace(note, cause=_told(gone)))
         return gone or leaving
 
 
 def _former(epochs: Sequence[KeyEpoch]) -> list[KeyEpoch]:
     """Epochs that a rotation still has to get rid of."""
     return [one for one in epochs[:-1] if one.state is KeyState.IN_USE]
+
+
+def _told(epochs: Sequence[KeyEpoch]) -> str:
+    """What the journal says of them: numbers and ids, which open nothing."""
+    return ", ".join(f"vault-{one.epoch} ({one.key_id}) {one.state}" for one in epochs)
 
 
 def _check_installation(actor: Actor) -> None:

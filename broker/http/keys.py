@@ -66,4 +66,4 @@ async def rotate_keys(call: Asked, body: Rotation | None = None) -> RotationEnti
 @router.post("/{epoch}/retire", summary="Destroy a key that was kept")
 async def retire_key(call: Asked, epoch: Annotated[int, Path(ge=0, le=MAX_NUMBER), Digits]) -> EpochEntity:
     """Backups that need it open with nothing from then on."""
-    return _entity(await call.epochs.retire(call.actor, epoch))
+    return _entity(await call.epochs.retire(call.actor, epoch, call.now))

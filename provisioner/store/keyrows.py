@@ -13,7 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 from provisioner.epochs import KeyEpoch, KeyState, Sealed
+from provisioner.journal import line_of
+from provisioner.ports import Note
 from provisioner.store.statements import SQL
+from provisioner.store.units import append
 
 SEALED = {"request": 1, "credential": 3}
 """Tables with sealed values, in the order of a pass, and how many columns their keys have."""
@@ -39,12 +42,13 @@ class SqliteKeys:
         found: str | None = (await self._read("find_ledger", {}))[0][0]
         return found
 
-    async def save_epochs(self, epochs: Sequence[KeyEpoch], pepper_id: str | None = None) -> None:
+    async def save_epochs(self, epochs: Sequence[KeyEpoch], note: Note, pepper_id: str | None = None) -> None:
         """See `KeyLedger`."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(SQL["save_epoch"], [asdict(one) for one in epochs])
             connection.execute(SQL["begin_pass"], {"pepper_id": pepper_id})
+            append((line_of(note),), connection)
 
         await self._transact(work)
 

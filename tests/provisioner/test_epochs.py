@@ -119,22 +119,37 @@ async def test_a_kept_key_opens_old_copies_until_it_is_retired(world: World, key
     assert (list(ring.keys), await states(keys)) == ([1, 2], {1: KeyState.KEPT, 2: KeyState.IN_USE})
     await rotate(keys)
     assert (list(ring.keys), ring.destroyed) == ([1, 3], [2])
-    assert (await keys.retire(ADMIN, 1)).state is KeyState.RETIRED
-    assert (await keys.retire(ADMIN, 1)).state is KeyState.RETIRED
+    assert (await keys.retire(ADMIN, 1, START)).state is KeyState.RETIRED
+    assert (await keys.retire(ADMIN, 1, START)).state is KeyState.RETIRED
     assert list(ring.keys) == [3]
+
+
+async def test_the_journal_tells_what_became_of_each_key(world: World, keys: Epochs) -> None:
+    await rotate(keys, keep_former=True)
+    await keys.retire(ADMIN, 1, START)
+    first, second = (one.key_id for one in await keys.list_epochs(ADMIN))
+    lines = [entry.line for entry in await world.store.list_journal(None, 0, 100)]
+    told = [(line.action, line.actor, line.cause) for line in lines if "vault-" in line.cause]
+    assert told == [
+        ("enrol-keys", None, f"vault-1 ({first}) IN_USE"),
+        ("rotate-keys", ADMIN.token_id, f"vault-2 ({second}) IN_USE"),
+        ("end-rotation", ADMIN.token_id, f"vault-1 ({first}) KEPT"),
+        ("retire-key", ADMIN.token_id, f"vault-1 ({first}) RETIRING"),
+        ("retire-key", ADMIN.token_id, f"vault-1 ({first}) RETIRED"),
+    ]
 
 
 async def test_only_a_key_that_is_not_needed_is_retired(keys: Epochs, ring: Ring) -> None:
     with pytest.raises(Conflict, match="rotate first"):
-        await keys.retire(ADMIN, 1)
+        await keys.retire(ADMIN, 1, START)
     with pytest.raises(NotFound):
-        await keys.retire(ADMIN, 2)
+        await keys.retire(ADMIN, 2, START)
     assert ring.destroyed == []
 
 
 @pytest.mark.parametrize("actor", [Actor(2, Role.INSTALLER), Actor(3, Role.ADMIN, account_id=7)])
 async def test_keys_are_for_whoever_runs_the_installation(keys: Epochs, actor: Actor) -> None:
-    for call in (keys.list_epochs(actor), keys.rotate(actor, START, keep_former=False), keys.retire(actor, 1)):
+    for call in (keys.list_epochs(actor), keys.rotate(actor, START, keep_former=False), keys.retire(actor, 1, START)):
         with pytest.raises(Forbidden):
             await call
 
