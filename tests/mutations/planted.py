@@ -21,6 +21,7 @@ _FAILED = 1
 """pytest's exit code when tests ran and some failed."""
 
 _SERVICE = "tests/provisioner/test_service.py"
+_CERTIFICATES = "tests/provisioner/test_certificates.py"
 _STORE = "tests/provisioner/test_store.py"
 _JOBS = "tests/provisioner/test_jobs.py"
 _WORLDS = "tests/simulation/test_simulation.py::test_no_rule_breaks_in_a_few_worlds"
@@ -43,18 +44,18 @@ MUTATIONS = (
         "mint-each",
         "a repeated claim gets the same credential (3)",
         "provisioner/service.py",
-        "        return await self._offer_again(claim, dossier, conversation, now)\n",
-        "        return await self._mint(claim, dossier, conversation, now)\n",
+        "        return await self._offer_again(claim, dossier, conversation, now, wanted)\n",
+        "        return await self._mint(claim, dossier, conversation, now, wanted)\n",
         (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential", _WORLDS),
     ),
     Mutation(
         "reply-before-install",
         "no offer before the credential works at the device broker (2)",
         "provisioner/service.py",
-        "        if unit is None:\n"
-        '            raise self._wait("the device broker is not ready", "install")\n'
+        "credential, password, now, patience) is None:\n"
+        "            raise self._wait_for_install(request)\n"
         "        return offer\n",
-        "        return offer\n",
+        "credential, password, now, patience) is None:\n            return offer\n        return offer\n",
         (
             f"{_SERVICE}::test_an_install_that_takes_long_is_waited_for_and_then_offered",
             f"{_SERVICE}::test_a_device_broker_that_is_away_is_tried_again",
@@ -86,11 +87,12 @@ MUTATIONS = (
         "burn-on-first-use",
         "a lost message never locks a device out (6)",
         "provisioner/service.py",
-        "        request, credential = dossier.request, _there(dossier.credential)\n        policy.check_kind(claim)\n",
+        "        request, credential = dossier.request, _there(dossier.credential)\n"
+        "        wanted = wanted or self._minting.wanted(claim, request.kind)\n",
         "        request, credential = dossier.request, _there(dossier.credential)\n"
         "        if credential.state is State.OFFERED:\n"
         '            raise Rejected(Reason.ALREADY_PROVISIONED, step="mint")\n'
-        "        policy.check_kind(claim)\n",
+        "        wanted = wanted or self._minting.wanted(claim, request.kind)\n",
         (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential", _WORLDS),
     ),
     Mutation(
@@ -148,9 +150,50 @@ MUTATIONS = (
         (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded", _WORLDS),
     ),
     Mutation(
+        "another-serial-each-time",
+        "a repeat with the same key gets the same certificate (3)",
+        "provisioner/certification.py",
+        "            issued = self.authority.issue(Order.decode(certificate.order_text))\n",
+        "            serial = (1 << 128 | int.from_bytes(self._entropy(16))).to_bytes(17).hex()\n"
+        "            text = certificate.order_text.replace(certificate.serial, serial)\n"
+        "            issued = self.authority.issue(Order.decode(text))\n",
+        (
+            f"{_CERTIFICATES}::test_the_same_key_gets_the_same_certificate_whatever_the_request_id",
+            f"{_CERTIFICATES}::test_twenty_claims_at_once_make_one_certificate",
+            f"{_CERTIFICATES}::test_the_order_is_committed_before_anything_is_signed",
+        ),
+    ),
+    Mutation(
+        "retired-certificate-admitted",
+        "a retired certificate is refused from the commit that retires it",
+        "provisioner/device_logins.py",
+        "found[1].state not in LIVE or names",
+        "names",
+        (
+            f"{_CERTIFICATES}::test_a_revoked_certificate_is_refused_from_the_commit_on",
+            f"{_CERTIFICATES}::test_another_key_retires_the_former_and_gets_its_own_certificate",
+        ),
+    ),
+    Mutation(
+        "any-certificate-renews",
+        "a renewal is authenticated by the certificate in force of that very request",
+        "provisioner/service.py",
+        "        if found is None or found[1].request_id != dossier.request.id:\n",
+        "        if found is None:\n",
+        (f"{_CERTIFICATES}::test_only_a_certificate_in_force_renews",),
+    ),
+    Mutation(
+        "one-key-for-two",
+        "a key belongs to one device (4)",
+        "provisioner/minting.py",
+        "        if (used.device_broker, used.client_id) != (request.device_broker, request.client_id):\n",
+        "        if used.device_broker != request.device_broker:\n",
+        (f"{_CERTIFICATES}::test_a_key_of_another_device_is_refused",),
+    ),
+    Mutation(
         "tight-is-loose",
         "a tight credential works under its own client id alone",
-        "provisioner/service.py",
+        "provisioner/device_logins.py",
         "        if client_id == credential.client_id:\n            return True\n",
         "        return True\n",
         (
@@ -199,11 +242,12 @@ MUTATIONS = (
         "sent-is-stored",
         "a reply that was sent says nothing about the device (table of phases)",
         "provisioner/service.py",
-        "        self._authentication.note_offered(claim, request.id)\n        return offer\n\n    @staticmethod\n",
+        "        self._authentication.note_offered(claim, request.id)\n"
+        "        return offer\n\n    async def _retire(\n",
         "        sent = await self._store.find_request(request.id)\n"
         "        if sent is not None and sent.credential is not None:\n"
         '            await self._confirm(sent.request, sent.credential, Note(now, "claim"))\n'
-        "        return offer\n\n    @staticmethod\n",
+        "        return offer\n\n    async def _retire(\n",
         (f"{_SERVICE}::test_a_proved_claim_moves_the_confirm_time_at_most_a_day", _WORLDS),
     ),
     Mutation(
@@ -230,8 +274,8 @@ MUTATIONS = (
         "retired-without-an-answer",
         "a credential is retired once the device broker said that it is gone (5)",
         "provisioner/jobs.py",
-        "        except Unavailable:\n            gone = False\n",
-        "        except Unavailable:\n            gone = True\n",
+        "        except Unavailable:\n            gone = Revoke.LATER\n",
+        "        except Unavailable:\n            gone = Revoke.CLOSED\n",
         (_WORLDS,),
     ),
     Mutation(
@@ -246,8 +290,8 @@ MUTATIONS = (
         "window-ends-the-hand-over",
         "an offer made inside the window may be offered again after it (9)",
         "provisioner/service.py",
-        "        if credential.confirm_before <= now:\n            note",
-        "        if credential.confirm_before <= now or policy.is_lapsed(request, now):\n            note",
+        "        if credential.confirm_before <= now:\n            raise await",
+        "        if credential.confirm_before <= now or policy.is_lapsed(request, now):\n            raise await",
         (f"{_SERVICE}::test_the_window_gates_the_start",),
     ),
 )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certs.authority import Order
@@ -412,6 +412,7 @@ async def test_old_and_new_issuer_overlap(world: World) -> None:
     assert await admitted(world, second, "dev-2")
 
 
+@settings(deadline=None)  # a key pair takes as long as the machine is busy
 @given(
     st.sampled_from([P256, P384, ED25519]),
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}", fullmatch=True),
