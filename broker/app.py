@@ -133,13 +133,14 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
     from broker.parts import assembled  # noqa: PLC0415  # rule 1
 
     _check_files(settings)
+    tls = _server_tls(settings)
     log.configure(settings.log.level, settings.log.format)
     lifetime.raise_file_limit()
     stop = asyncio.Event()
-    with lifetime.stopped_by_signals(stop):
+    with lifetime.stopped_by_signals(stop), lifetime.reloaded_by_signal(lambda: _reload(tls)):
         async with (
             assembled(settings.data_dir, _choices(settings)) as parts,
-            _serving(settings, parts, chaotic=chaotic) as running,
+            _serving(settings, parts, tls, chaotic=chaotic) as running,
         ):
             announcement = parts.directory.announce(running)
             try:
@@ -152,10 +153,33 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
 
 
 @asynccontextmanager
-async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncIterator[Running]:
+async def served(given: Mapping[str, str]) -> AsyncIterator[Running]:
+    """Serve within this process, on any thread's loop, as long as the block lasts: for tests of other projects.
+
+    `given` are the settings by name (`endpoint.listen`); no file and no variable is looked at, no signal and no log
+    touched. Raises `Misconfigured`, `CannotListen`.
+    """
+    from broker.parts import assembled  # noqa: PLC0415  # rule 1
+
+    try:
+        settings = load_settings(None, {}, given).settings
+    except SettingsError as error:
+        raise Misconfigured(error.problems) from None
+    _check_files(settings)
+    async with (
+        assembled(settings.data_dir, _choices(settings)) as parts,
+        _serving(settings, parts, _server_tls(settings), chaotic=False) as running,
+    ):
+        yield running
+
+
+@asynccontextmanager
+async def _serving(
+    settings: Settings, parts: Parts, tls: Mapping[str, ServerTls], *, chaotic: bool
+) -> AsyncIterator[Running]:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
     from broker.devicebrokers.watch import Watch  # noqa: PLC0415  # rule 1
-    from broker.lifetime import Stepper, reloaded_by_signal  # noqa: PLC0415  # rule 1
+    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
@@ -169,9 +193,7 @@ async def _serving(settings: Settings, parts: Parts, *, chaotic: bool) -> AsyncI
         lambda: all(watch.is_there for watch in watches),
         None if bridge is None else lambda: bridge.is_serving,
     )
-    tls = _server_tls(settings)
     async with AsyncExitStack() as stack:
-        stack.enter_context(reloaded_by_signal(lambda: _reload(tls)))
         sinks = _sinks(settings)
         for sink in sinks:
             stack.push_async_callback(sink.close)
