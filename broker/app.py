@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from broker.authority import AuthorityChoices
+    from broker.beside.doctor import Patient
     from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
@@ -290,10 +291,11 @@ def _bridge(settings: Settings, parts: Parts, responder: Responder) -> Bridge | 
     site = bridge_site(settings)
     if site is None:
         return None
+    from broker.beside.doctor import examine  # noqa: PLC0415  # rule 1
     from broker.mqtt.bridge import Bridge  # noqa: PLC0415  # rule 1
     from broker.mqtt.topics import Topics  # noqa: PLC0415  # rule 1
 
-    section = settings.bridge
+    section, patient = settings.bridge, bridge_patient(settings)
     return Bridge(
         responder,
         site,
@@ -301,6 +303,7 @@ def _bridge(settings: Settings, parts: Parts, responder: Responder) -> Bridge | 
         parts.entropy,
         share=section.share,
         dotless=section.kind == "rabbitmq",
+        examine=None if section.serve_on_leaks or patient is None else partial(examine, patient),
     )
 
 
@@ -313,6 +316,20 @@ def bridge_site(settings: Settings) -> Site | None:
 
     tls = _trust(section.ca) if section.url.startswith("mqtts:") else None
     return Site(section.url, _login("bridge.login_file", section.login_file), tls)
+
+
+def bridge_patient(settings: Settings) -> Patient | None:
+    """What the doctor looks at; None where there is no bridge. Raises `Misconfigured`."""
+    site = bridge_site(settings)
+    if site is None:
+        return None
+    from broker.beside.doctor import Patient  # noqa: PLC0415  # rule 1
+    from broker.mqtt.topics import Topics  # noqa: PLC0415  # rule 1
+
+    file = settings.data_dir / "provision-login"
+    login = _login("the provision account's login", file) if file.exists() else None
+    topics = Topics(settings.endpoint.root_topic)
+    return Patient(site, login or ("factory", ""), topics, settings.bridge.kind, os.urandom)
 
 
 def _check_files(settings: Settings) -> None:

@@ -24,6 +24,7 @@ _COMMANDS = {
     "init": ("serve:init_app", "Prepare the data directory without starting."),
     "config": ("config:app", "Check and show the settings."),
     "broker": ("brokers:app", "The broker you already run: what it has to be told."),
+    "doctor": ("doctor:app", "Is the broker fit for the bridge, and which line is missing there?"),
     "account": ("accounts:app", "Provision accounts and target accounts."),
     "user": ("users:app", "Logins that devices start with."),
     "token": ("tokens:app", "Bearer tokens of operators."),

@@ -24,29 +24,30 @@ def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program
 
 
 @pytest.fixture(scope="session")
-def mosquitto(shared_program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    """A Mosquitto through which devices reach a second program."""
+def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program, Mosquitto]]:
+    """A second program, and the Mosquitto through which devices reach it."""
     folder = tmp_path_factory.mktemp("mosquitto")
-    broker = Mosquitto(folder, shipped(folder, [Login(FLOOR_USER, FLOOR_PASSWORD)], BRIDGE)).start()
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture(scope="session")
-def bridged_program(mosquitto: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    program = Program(tmp_path_factory.mktemp("bridged") / "data", bridge_settings(mosquitto)).start()
-    yield program
+    program = Program(tmp_path_factory.mktemp("bridged") / "data")
+    logins = [Login(*program.prepare()), Login(FLOOR_USER, FLOOR_PASSWORD)]
+    broker = Mosquitto(folder, shipped(folder, logins, BRIDGE)).start()
+    program.settings |= bridge_settings(broker)
+    program.start()
+    yield program, broker
     program.stop()
+    broker.stop()
 
 
 @pytest.fixture
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """A shared program with an operator; what the test opened is closed after it."""
     through = getattr(request, "param", "endpoint")
-    program: Program = request.getfixturevalue("shared_program" if through == "endpoint" else "bridged_program")
+    if through == "endpoint":
+        program, address = request.getfixturevalue("shared_program"), None
+    else:
+        program, mosquitto = request.getfixturevalue("bridged")
+        address = mosquitto.address
     async with await Site.at(program) as place:
-        if through == "bridge":
-            place.through = request.getfixturevalue("mosquitto").address
+        place.through = address
         yield place
 
 

@@ -114,6 +114,15 @@ class Program:
         self.secrets.add(token)
         return token
 
+    def prepare(self) -> tuple[str, str]:
+        """Do what the first start does, and return the provisioning login it made."""
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "broker", "init", "--data-dir", str(self.data)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=START_PATIENCE)
+        user, password = (self.data / "provision-login").read_text().split("\n")[:2]
+        self.secrets.add(password)
+        return user, password
+
     def start(self) -> Self:
         """Start and wait for the ready line."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
