@@ -26,7 +26,7 @@ setup: $(STAMP) system-packages npm-packages ## create .venv from the lock file 
 system-packages:
 	@missing=; \
 	for pair in mosquitto:mosquitto mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin \
-	  jq:jq shellcheck:shellcheck gcc:gcc g++:g++ node:nodejs npm:npm; do \
+	  jq:jq shellcheck:shellcheck gcc:gcc g++:g++ node:nodejs npm:npm rabbitmq-server:rabbitmq-server; do \
 	  PATH=$$PATH:/usr/sbin command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
 	for pair in mosquitto.h:libmosquitto-dev mbedtls/gcm.h:libmbedtls-dev jsmn.h:libjsmn-dev; do \
 	  [ -e /usr/include/$${pair%%:*} ] || missing="$$missing $${pair#*:}"; done; \

@@ -24,7 +24,7 @@ import structlog
 
 from broker.datadir import Running
 from config import files
-from config.settings import DeviceBroker, Endpoint, Events, Http, Settings
+from config.settings import DeviceBroker, Endpoint, Events, Http, Settings, Webhook
 from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
 from config.values import Address
@@ -33,9 +33,11 @@ from provisioner.ports import EventSink
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from broker.authority import AuthorityChoices
     from broker.beside.doctor import Patient
+    from broker.devicebrokers.rabbitmq_api import Management
     from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
@@ -202,6 +204,8 @@ async def _serving(
         works, works_tls = await _listen_for_devices(settings, parts, tls)
         serve_http = _serve_http(parts.api(figures), stack)
         stack.callback(parts.feed.close)
+        if (webhooks := _webhook_app(settings, parts)) is not None:
+            await _listen_both("webhook", settings.webhook, tls, _serve_http(webhooks, stack))
         api = await _listen("http.listen", settings.http.listen, serve_http)
         api_tls = await _listen_tls("http", settings.http.tls_listen, tls, serve_http)
         await parts.jobs.recover()
@@ -366,8 +370,8 @@ def _parsed(name: str, file: Path, parse: Callable[[str], T]) -> T:
         raise Misconfigured((f"{name} {file} {error}.",)) from None
 
 
-def _serve_http(api: FastAPI, stack: AsyncExitStack) -> _Start:
-    """What starts one more listener of the operator API, which `stack` ends."""
+def _serve_http(api: ASGIApp, stack: AsyncExitStack) -> _Start:
+    """What starts one more listener of this application, which `stack` ends."""
     from broker.http.server import HttpServer  # noqa: PLC0415  # rule 1
 
     async def start(host: str, port: int, ssl: ssl.SSLContext | None = None) -> int:
@@ -383,10 +387,12 @@ def _server_tls(settings: Settings) -> Mapping[str, ServerTls]:
     from broker.tls import ServerTls, server_context  # noqa: PLC0415  # rule 1
 
     made = {}
-    for name in ("endpoint", "device_broker", "http"):
-        section: Endpoint | DeviceBroker | Http = getattr(settings, name)
+    for name in ("endpoint", "device_broker", "webhook", "http"):
+        section: Endpoint | DeviceBroker | Webhook | Http = getattr(settings, name)
         if section.tls_listen is not None and section.certificate is not None and section.private_key is not None:
-            made[name] = ServerTls(partial(server_context, section.certificate, section.private_key))
+            client_ca = section.client_ca if isinstance(section, Webhook) else None
+            trusted = "" if client_ca is None else client_ca.read_text(encoding="utf-8", errors="replace")
+            made[name] = ServerTls(partial(server_context, section.certificate, section.private_key, trusted))
     return made
 
 
@@ -415,7 +421,7 @@ async def _listen_for_devices(
 
 
 async def _listen_both(
-    name: str, section: Endpoint | DeviceBroker, tls: Mapping[str, ServerTls], start: _Start
+    name: str, section: Endpoint | DeviceBroker | Webhook, tls: Mapping[str, ServerTls], start: _Start
 ) -> tuple[str | None, str | None]:
     """Listen without and with TLS, as far as the settings say so; returns the addresses."""
     plain = None if section.listen is None else await _listen(f"{name}.listen", section.listen, start)
@@ -492,16 +498,75 @@ def _beside(settings: Settings) -> tuple[Beside, ...]:
 
 
 def _made(name: str, section: DeviceBroker) -> Beside:
-    from broker.devicebrokers.mosquitto_files import Files, MosquittoFiles  # noqa: PLC0415  # rule 1
+    """A device broker as its section says; what its kind needs, the settings have checked."""
+    from broker.devicebrokers import (  # noqa: PLC0415  # rule 1
+        dynsec_control,
+        mosquitto_dynsec,
+        mosquitto_files,
+        rabbitmq,
+        webhook,
+    )
     from broker.fleet.replies import parse_url  # noqa: PLC0415  # rule 1
 
     plain, secure = _told(section)
-    check = parse_url(section.check_url or section.url or section.secure_url or "")
-    tls = _trust(section.ca) if check.tls else None
-    if section.password_file is None or section.acl_file is None:
-        raise AssertionError("the settings have checked that both are given")
-    files = Files(section.password_file, section.acl_file, section.pid_file, section.reload_command)
-    return MosquittoFiles(name, files, check, tls, os.urandom, plain=plain, secure=secure)
+    match section:
+        case DeviceBroker(kind="mosquitto-files", password_file=Path() as passwords, acl_file=Path() as rights):
+            check = parse_url(section.check_url or section.url or section.secure_url or "")
+            tls = _trust(section.ca) if check.tls else None
+            files = mosquitto_files.Files(passwords, rights, section.pid_file, section.reload_command)
+            return mosquitto_files.MosquittoFiles(name, files, check, tls, os.urandom, plain=plain, secure=secure)
+        case DeviceBroker(kind="mosquitto-dynsec"):
+            at = parse_url(section.control_url or "")
+            control = dynsec_control.DynsecControl(
+                at, _control_login(section), _trust(section.control_ca) if at.tls else None
+            )
+            return mosquitto_dynsec.MosquittoDynsec(name, control, plain=plain, secure=secure)
+        case DeviceBroker(kind="rabbitmq"):
+            return rabbitmq.RabbitMq(name, _management(section), os.urandom, plain=plain, secure=secure)
+        case _:
+            kick = _management(section).kick if section.control_url and section.dialect == "rabbitmq" else None
+            return webhook.Webhook(name, section.dialect, plain=plain, secure=secure, kick=kick)
+
+
+def _management(section: DeviceBroker) -> Management:
+    from broker.devicebrokers.rabbitmq_api import Management  # noqa: PLC0415  # rule 1
+
+    url = section.control_url or ""
+    return Management(url, _control_login(section), _trust(section.control_ca) if url.startswith("https:") else None)
+
+
+def _control_login(section: DeviceBroker) -> tuple[str, str]:
+    from broker.sinks.mqtt import parse_login  # noqa: PLC0415  # rule 1
+
+    return _parsed("login_file", section.login_file or Path(), parse_login)
+
+
+def _webhook_app(settings: Settings, parts: Parts) -> ASGIApp | None:
+    """Where brokers ask; None: none does."""
+    from broker.devicebrokers.webhook import Webhook  # noqa: PLC0415  # rule 1
+    from broker.http.webhooks import Asking, WebhookApp  # noqa: PLC0415  # rule 1
+    from broker.parts import now  # noqa: PLC0415  # rule 1
+
+    sections = {settings.device_broker.kind: settings.device_broker} | settings.device_brokers
+    asking = []
+    for one in parts.beside:
+        if isinstance(one, Webhook):
+            file = sections[one.name].secret_file
+            asking.append(Asking(one, "" if file is None else _parsed("secret_file", file, _parse_secret)))
+    trusted = settings.webhook.client_ca is not None
+    return WebhookApp(asking, parts.provisioner, now, certificates_count=trusted) if asking else None
+
+
+def _parse_secret(text: str) -> str:
+    secret = text.strip()
+    if (
+        not 16 <= len(secret) <= 256
+        or not secret.isascii()
+        or not secret.isprintable()
+        or not set(" /?#%").isdisjoint(secret)
+    ):
+        raise ValueError("does not hold a secret of 16 to 256 characters without spaces and / ? # %")
+    return secret
 
 
 def key_source(settings: Settings) -> KeySource:

@@ -26,11 +26,9 @@ def problems(settings: Settings) -> tuple[str, ...]:
         *_pair("endpoint", settings.endpoint.certificate, settings.endpoint.private_key),
         *_pair("device_broker", broker.certificate, broker.private_key),
         *_pair("http", settings.http.certificate, settings.http.private_key),
-        *(
-            problem
-            for name, one in (("device_broker", broker), *_named(settings))
-            for problem in _authority(f"{name}.ca", one.ca)
-        ),
+        *(problem for one in (("device_broker", broker), *_named(settings)) for problem in _device_broker(*one)),
+        *_pair("webhook", settings.webhook.certificate, settings.webhook.private_key),
+        *_authority("webhook.client_ca", settings.webhook.client_ca),
         *_secret("bridge.login_file", settings.bridge.login_file),
         *_authority("bridge.ca", settings.bridge.ca),
         *_secret("authority.passphrase_file", settings.authority.passphrase_file),
@@ -43,6 +41,13 @@ def problems(settings: Settings) -> tuple[str, ...]:
 
 def _named(settings: Settings) -> list[tuple[str, DeviceBroker]]:
     return [(f"device_brokers.{name}", one) for name, one in settings.device_brokers.items()]
+
+
+def _device_broker(name: str, section: DeviceBroker) -> Iterator[str]:
+    yield from _authority(f"{name}.ca", section.ca)
+    yield from _authority(f"{name}.control_ca", section.control_ca)
+    yield from _secret(f"{name}.login_file", section.login_file)
+    yield from _secret(f"{name}.secret_file", section.secret_file)
 
 
 def _data_dir(path: Path) -> Iterator[str]:

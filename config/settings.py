@@ -20,6 +20,7 @@ from config.values import (
     Address,
     AnyBrokerUrl,
     CommandLine,
+    ControlUrl,
     Count,
     Delay,
     Folder,
@@ -185,7 +186,10 @@ class WrongKeys(Section):
 class DeviceBroker(Section):
     """The broker where devices work afterwards."""
 
-    kind: Annotated[Literal["embedded", "mosquitto-files"], Write('"embedded" or "mosquitto-files"')] = Field(
+    kind: Annotated[
+        Literal["embedded", "mosquitto-dynsec", "mosquitto-files", "rabbitmq", "webhook"],
+        Write('"embedded", "mosquitto-dynsec", "mosquitto-files", "rabbitmq" or "webhook"'),
+    ] = Field(
         default="embedded", description="Which device broker: embedded runs one in this process, the others are there."
     )
     listen: OptionalListen = Field(default=Address("127.0.0.1", 1883), description="Where devices work without TLS.")
@@ -213,6 +217,24 @@ class DeviceBroker(Section):
         default=None, description="For mosquitto-files: where it is reached from here, if not at url."
     )
 
+    control_url: ControlUrl = Field(
+        default=None,
+        description="For mosquitto-dynsec its MQTT address, for rabbitmq and webhook the management API.",
+    )
+    control_ca: OptionalFile = Field(
+        default=None, description="PEM file to check the certificate at control_url with, instead of the system's."
+    )
+    login_file: OptionalFile = Field(
+        default=None, description="File with user name and password for control_url, a line each, mode 0600."
+    )
+    dialect: Annotated[
+        Literal["", "emqx", "vernemq", "rabbitmq", "nanomq", "rmqtt", "mosquitto-go-auth", "amqtt"],
+        Write('"emqx", "vernemq", "rabbitmq", "nanomq", "rmqtt", "mosquitto-go-auth" or "amqtt"'),
+    ] = Field(default="", description="For webhook: which broker asks.")
+    secret_file: OptionalFile = Field(
+        default=None, description="For webhook: file with the secret that the broker shows, one line, mode 0600."
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         needs, takes = _OF_KIND[self.kind]
@@ -222,6 +244,11 @@ class DeviceBroker(Section):
         for name in sorted({name for _, others in _OF_KIND.values() for name in others} - takes):
             if getattr(self, name):
                 raise ValueError(f"a device broker of kind {self.kind} has no {name}: leave it out, or change the kind")
+        if (self.control_url is None) != (self.login_file is None):
+            raise ValueError("control_url and login_file of a device broker go together: give both or neither")
+        if self.control_url is not None and self.control_url.startswith("mqtt") != (self.kind == "mosquitto-dynsec"):
+            wanted = "mqtt or mqtts" if self.kind == "mosquitto-dynsec" else "http or https"
+            raise ValueError(f"control_url of a device broker of kind {self.kind} begins with {wanted}: change it")
         if self.kind == "embedded":
             _check_listeners("device_broker", (self.listen, self.tls_listen), self.certificate, self.private_key)
             self._check_told()
@@ -233,14 +260,42 @@ class DeviceBroker(Section):
                 raise ValueError(f"device_broker.{name} is missing: devices cannot be told to connect to {listen}")
 
 
+_TOLD: Final = (("url", "secure_url"),)
+_CONTROLLED: Final = frozenset({"control_url", "control_ca", "login_file"})
 _OF_KIND: Final[Mapping[str, tuple[tuple[tuple[str, ...], ...], frozenset[str]]]] = {
     "embedded": ((), frozenset()),
+    "mosquitto-dynsec": ((("control_url",), *_TOLD), _CONTROLLED),
     "mosquitto-files": (
-        (("password_file",), ("acl_file",), ("pid_file", "reload_command"), ("url", "secure_url")),
+        (("password_file",), ("acl_file",), ("pid_file", "reload_command"), *_TOLD),
         frozenset({"password_file", "acl_file", "pid_file", "reload_command", "check_url"}),
     ),
+    "rabbitmq": ((("control_url",), *_TOLD), _CONTROLLED),
+    "webhook": ((("dialect",), *_TOLD), _CONTROLLED | {"dialect", "secret_file"}),
 }
 """What a kind needs, one of each group, and which settings are for some kinds only and for this one, too."""
+
+
+class Webhook(Section):
+    """Where device brokers of kind webhook ask."""
+
+    listen: OptionalListen = Field(
+        default=Address("127.0.0.1", 8081), description="Where brokers ask without TLS, if one of them is to ask."
+    )
+    tls_listen: OptionalListen = Field(default=None, description="The same with TLS.")
+    certificate: OptionalFile = Field(
+        default=None, description="PEM file with the server's chain, its own certificate first."
+    )
+    private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
+    client_ca: OptionalFile = Field(
+        default=None, description="PEM file of who signs the brokers' certificates; one with such needs no secret."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_listeners("webhook", (self.listen, self.tls_listen), self.certificate, self.private_key)
+        if self.client_ca is not None and self.tls_listen is None:
+            raise ValueError("webhook.client_ca needs webhook.tls_listen: certificates are shown with TLS")
+        return self
 
 
 class Vault(Section):
@@ -406,6 +461,7 @@ class Settings(Section):
     device_brokers: dict[Name, DeviceBroker] = Field(
         default={}, description="More of them by name, each a table as [device_broker]; an account names its own."
     )
+    webhook: Webhook = Field(default=Webhook(), description="Where device brokers of kind webhook ask.")
     vault: Vault = Field(default=Vault(), description="The keys of the ledger.")
     authority: Authority = Field(default=Authority(), description="The certificate authority.")
     http: Http = Field(default=Http(), description="The operator API.")
@@ -425,12 +481,19 @@ class Settings(Section):
                     f"device_brokers.{name} has the name of the one of [device_broker]: give it another one"
                 )
         embedded = self.device_broker.kind == "embedded"
+        asking = [one for one in (self.device_broker, *self.device_brokers.values()) if one.kind == "webhook"]
+        if self.webhook.client_ca is None and not all(one.secret_file for one in asking):
+            raise ValueError(
+                "a device broker of kind webhook needs secret_file, or webhook.client_ca: give one of them"
+            )
         taken: dict[Address, str] = {}
         for name, address in (
             ("endpoint.listen", self.endpoint.listen),
             ("endpoint.tls_listen", self.endpoint.tls_listen),
             ("device_broker.listen", self.device_broker.listen if embedded else None),
             ("device_broker.tls_listen", self.device_broker.tls_listen if embedded else None),
+            ("webhook.listen", self.webhook.listen if asking else None),
+            ("webhook.tls_listen", self.webhook.tls_listen if asking else None),
             ("http.listen", self.http.listen),
             ("http.tls_listen", self.http.tls_listen),
         ):

@@ -95,6 +95,12 @@ def _check_published_url(value: str) -> str:
     return value.encode("ascii").decode()
 
 
+def _check_control_url(value: str) -> str:
+    if value.startswith(("mqtt:", "mqtts:")):
+        return _check_any_broker_url(value)
+    return _check_webhook_url(value).rstrip("/")
+
+
 def _check_path(value: object) -> object:
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError("not a path")
@@ -165,6 +171,12 @@ PublishedUrl = Annotated[
     BeforeValidator(_none_if_empty),
     _AsTextOrEmpty,
     Write('a URL such as "http://pki.example/crl/{issuer}.crl", or "" for none'),
+]
+ControlUrl = Annotated[
+    Annotated[str, BeforeValidator(lambda value: _check_control_url(str(value)))] | None,
+    BeforeValidator(_none_if_empty),
+    _AsTextOrEmpty,
+    Write('a URL such as "mqtt://127.0.0.1:1883" or "http://127.0.0.1:15672", or "" for none'),
 ]
 Name = Annotated[
     str,

@@ -60,6 +60,13 @@ class DeviceLogins:
                 return rights
         raise Unavailable("this device is being changed too often", retry_after=_SOON)
 
+    async def logged_in(self, device_broker: str, username: str, client_id: str) -> DeviceRights | None:
+        """See `Provisioner.device_rights`."""
+        credential = await self._store.find_username(device_broker, username)
+        if credential is None or credential.state not in LIVE or not await self._couples(credential, client_id):
+            return None
+        return DeviceRights(credential.account_name, username, client_id, grant_of(credential, client_id))
+
     async def by_certificate(
         self, device_broker: str, certificate: bytes, client_id: str, now: Millis
     ) -> DeviceRights | None:

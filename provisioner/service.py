@@ -134,6 +134,10 @@ class Provisioner:
         """What a login at the device broker may do there; None: refused. The first one confirms (section 8)."""
         return await self._device_logins.by_password(device_broker, username, password, client_id, now)
 
+    async def device_rights(self, device_broker: str, username: str, client_id: str) -> DeviceRights | None:
+        """What a device may do that its broker has logged in; None: nothing, or nothing any more."""
+        return await self._device_logins.logged_in(device_broker, username, client_id)
+
     async def certificate_login(
         self, device_broker: str, certificate: bytes, client_id: str, now: Millis
     ) -> DeviceRights | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.devicebrokers.mosquitto import Mosquitto, password_line
+from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
 from tests.e2e.packets import EndedError, RefusedError, Session
 from tests.e2e.program import Program, Site
 
@@ -30,7 +30,20 @@ async def beside_files(folder: Path) -> tuple[Mosquitto, Mapping[str, str]]:
     }
 
 
-BESIDE = {"mosquitto-files": beside_files}
+async def beside_dynsec(folder: Path) -> tuple[Mosquitto, Mapping[str, str]]:
+    """Mosquitto with its dynamic security plug-in, and the settings of a program that commands it."""
+    login = folder / "login"
+    login.touch(mode=0o600)
+    login.write_text("\n".join(DYNSEC_ADMIN))
+    real = Mosquitto(folder, *dynsec_lines(folder))
+    return real, {
+        "KIND": "mosquitto-dynsec",
+        "CONTROL_URL": f"mqtt://127.0.0.1:{real.port}",
+        "LOGIN_FILE": str(login),
+    }
+
+
+BESIDE = {"mosquitto-dynsec": beside_dynsec, "mosquitto-files": beside_files}
 
 
 class Beside:
@@ -40,6 +53,7 @@ class Beside:
         self.real = real
         self.site = site
         self.coupling = "STRICT" if kind == "mosquitto-dynsec" else "LOOSE"
+        self.operators_own = DYNSEC_ADMIN if kind == "mosquitto-dynsec" else OPERATORS_OWN
         self.address = ("127.0.0.1", real.port)
 
 
@@ -76,7 +90,7 @@ async def test_a_device_gets_in_without_a_restart_and_out_while_it_is_connected(
         await device.login(beside.address, offer.credentials)
     await request.until("STOPPED")
     assert beside.real.pid_file.read_text() == pid
-    async with await Session.login(beside.address, "ops", *OPERATORS_OWN):
+    async with await Session.login(beside.address, "ops", *beside.operators_own):
         pass
 
 

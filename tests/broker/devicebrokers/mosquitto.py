@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.programs import needed
 
 PATIENCE = 15.0
+DYNSEC_ADMIN = ("provisioner-admin", "a-password-for-control")
 
 
 def free_port() -> int:
@@ -29,6 +30,15 @@ def password_line(username: str, password: str) -> str:
     salt = os.urandom(12)
     key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101, 64)
     return f"{username}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n"
+
+
+def dynsec_lines(folder: Path) -> tuple[str, ...]:
+    """Configuration of the dynamic security plug-in with a fresh list of its own, which `DYNSEC_ADMIN` may change."""
+    [plugin] = Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
+    program = needed("mosquitto_ctrl", "mosquitto")
+    file = folder / "dynsec.json"
+    subprocess.run([program, "dynsec", "init", str(file), *DYNSEC_ADMIN], check=True, capture_output=True)
+    return "per_listener_settings false", f"plugin {plugin}", f"plugin_opt_config_file {file}"
 
 
 class Mosquitto:

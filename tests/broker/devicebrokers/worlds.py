@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.devicebrokers.dynsec_control import DynsecControl
+from broker.devicebrokers.mosquitto_dynsec import MosquittoDynsec
 from broker.devicebrokers.mosquitto_files import Files, MosquittoFiles
+from broker.devicebrokers.rabbitmq import RabbitMq
+from broker.devicebrokers.rabbitmq_api import Management
 from broker.devicebrokers.watch import Beside
+from broker.devicebrokers.webhook import Webhook
 from broker.fleet.link import Link, Login, Lost, Refused
 from broker.fleet.replies import Address
+from broker.http.server import HttpServer
+from broker.http.webhooks import Asking, WebhookApp
 from broker.mqtt.packets import V311
 from provisioner.lifecycle import State
-from provisioner.model import BrokerAddress, Coupling, Credential, Secret
-from provisioner.ports import ToInstall
-from tests.broker.devicebrokers.mosquitto import Mosquitto, password_line
+from provisioner.model import BrokerAddress, Coupling, Credential, DeviceRights, Millis, Secret, topic_rights
+from provisioner.ports import Install, Revoke, ToInstall
+from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
+from tests.broker.devicebrokers.rabbit import ADMIN, SECRET, Rabbit
 
 PATIENCE = 15.0
 FOREIGN = ("somebody-else", "their-password")
@@ -160,6 +168,24 @@ async def mosquitto_files(folder: Path) -> AsyncIterator[World]:
         await real.kill()
 
 
+@asynccontextmanager
+async def mosquitto_dynsec(folder: Path) -> AsyncIterator[World]:
+    """Mosquitto with the dynamic security plug-in and a client of somebody else."""
+    real = Mosquitto(folder, *dynsec_lines(folder))
+    await real.start()
+    url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
+    control = DynsecControl(Address("127.0.0.1", real.port), DYNSEC_ADMIN, None)
+    broker = MosquittoDynsec("plant", control, plain=url, secure=None)
+    world = World(broker, real.port, real.kill, real.restart, folder)
+    try:
+        username, password = FOREIGN
+        await control.run([{"command": "createClient", "username": username, "password": password}])
+        yield world
+    finally:
+        await left(world)
+        await real.kill()
+
+
 async def left(world: World) -> None:
     """Close what a test left open."""
     for link in world.links:
@@ -168,4 +194,90 @@ async def left(world: World) -> None:
     await world.broker.close()
 
 
-WORLDS = {"mosquitto-files": mosquitto_files}
+@asynccontextmanager
+async def rabbitmq(folder: Path, real: Rabbit) -> AsyncIterator[World]:
+    """RabbitMQ with users of its own, one of whom is somebody else's."""
+    management = Management(real.api, ADMIN, None)
+    url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
+    broker = RabbitMq("plant", management, os.urandom, plain=url, secure=None)
+    world = World(broker, real.port, real.kill, real.restart, folder)
+    try:
+        await somebody_else(management)
+        yield world
+    finally:
+        if not real.is_alive:
+            await real.start()
+        await broker.revoke(await broker.list())
+        await left(world)
+
+
+async def somebody_else(management: Management) -> None:
+    """A user that the operator of RabbitMQ made."""
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    await management.merge(
+        {
+            "users": [{"name": FOREIGN[0], "password": FOREIGN[1], "tags": ""}],
+            "permissions": [{"user": FOREIGN[0], "vhost": "/", **everything}],
+        }
+    )
+
+
+class LedgerInMemory:
+    """Who is in force: what `Provisioner` decides from the ledger, without one."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, ToInstall] = {}
+
+    async def device_login(
+        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
+    ) -> DeviceRights | None:
+        item = self.live.get(username)
+        if item is None or item.password.reveal().encode() != password:
+            return None
+        return await self.device_rights(device_broker, username, client_id)
+
+    async def device_rights(self, device_broker: str, username: str, client_id: str) -> DeviceRights | None:
+        item = self.live.get(username)
+        if item is None or client_id != item.credential.client_id:
+            return None
+        account = item.credential.account_name
+        return DeviceRights(account, username, client_id, topic_rights(account, client_id))
+
+
+class Asked(Webhook):
+    """A webhook whose ledger a test fills through the port, as the hand-over fills the real one."""
+
+    ledger: LedgerInMemory
+
+    async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        self.ledger.live |= {item.credential.username: item for item in items}
+        return await super().install(items)
+
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
+        for username in usernames:
+            self.ledger.live.pop(username, None)
+        return await super().revoke(usernames, kick=kick)
+
+
+@asynccontextmanager
+async def webhook(folder: Path, real: Rabbit) -> AsyncIterator[World]:
+    """RabbitMQ that asks us first and its own database then."""
+    management = Management(real.api, ADMIN, None)
+    url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
+    broker = Asked("plant", "rabbitmq", plain=url, secure=None, kick=management.kick)
+    broker.ledger = LedgerInMemory()
+    server = HttpServer(WebhookApp([Asking(broker, SECRET)], broker.ledger, lambda: 0, certificates_count=False))
+    await server.start("127.0.0.1", real.webhook_port)
+    world = World(broker, real.port, real.kill, real.restart, folder)
+    try:
+        await somebody_else(management)
+        yield world
+    finally:
+        await left(world)
+        await server.stop()
+        await management.close()
+
+
+Made = Callable[[Path], AbstractAsyncContextManager[World]]
+MOSQUITTO: dict[str, Made] = {"mosquitto-dynsec": mosquitto_dynsec, "mosquitto-files": mosquitto_files}
+RABBIT = {"rabbitmq": rabbitmq, "webhook": webhook}
