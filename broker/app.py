@@ -241,11 +241,29 @@ def _deliveries(settings: Settings, parts: Parts, sinks: Sequence[Sink]) -> list
     retention = Retention(log, [sink.name for sink in sinks], settings.events.keep_days)
     return [
         Stepper("retention", retention.step, now, asyncio.Event()),
+        *_mails(settings, parts),
         *(
             Stepper(sink.name, Outbox(log, sink, entropy, most, log_dead_letter).step, now, parts.deliveries.waker())
             for sink in sinks
         ),
     ]
+
+
+def _mails(settings: Settings, parts: Parts) -> list[Stepper]:
+    """What sends activation e-mails, where the settings name a mail server."""
+    section = settings.mail
+    if section.server is None:
+        return []
+    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
+    from broker.mail import Server, SmtpPostman  # noqa: PLC0415  # rule 1
+    from broker.parts import now  # noqa: PLC0415  # rule 1
+    from provisioner.mails import Mails  # noqa: PLC0415  # rule 1
+
+    host, port, login = section.server.host, section.server.port, _login("mail.login_file", section.login_file)
+    tls = None if section.security == "none" else _trust(section.ca)
+    postman = SmtpPostman(Server(host, port, section.security, section.sender, section.timeout, login, tls))
+    mails = Mails(parts.store.devices, parts.store, parts.vault, postman)
+    return [Stepper("mail", mails.step, now, parts.deliveries.waker())]
 
 
 def _sinks(settings: Settings) -> list[Sink]:
@@ -343,6 +361,7 @@ def _check_files(settings: Settings) -> None:
     _login("events.mqtt_login_file", settings.events.mqtt_login_file)
     _login("bridge.login_file", settings.bridge.login_file)
     authority_choices(settings)
+    _login("mail.login_file", settings.mail.login_file)
 
 
 def _webhook_keys(section: Events) -> list[bytes]:
@@ -488,6 +507,7 @@ def _choices(settings: Settings) -> Choices:
         key_source=key_source(settings),
         may_repeat_activation=claim.repeat_activation,
         authority=authority_choices(settings),
+        mails=settings.mail.server is not None,
     )
 
 

@@ -34,7 +34,10 @@ from broker.mqtt.grant import Grant
 from provisioner import restore
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
+from provisioner.batches import Batches
+from provisioner.bulk import Bulk
 from provisioner.certification import Certification
+from provisioner.drafting import Drafts
 from provisioner.epochs import Epochs, Keyring, enrol
 from provisioner.errors import Unavailable
 from provisioner.event_desk import EventDesk
@@ -72,6 +75,7 @@ class Choices:
     key_source: KeySource = field(default_factory=KeySource)
     may_repeat_activation: bool = True
     authority: AuthorityChoices = field(default_factory=AuthorityChoices)
+    mails: bool = False
     sinks: tuple[str, ...] = ()
     embedded: bool = True
     beside: tuple[Beside, ...] = ()
@@ -127,6 +131,7 @@ class Parts:
     feed: Feed
     doors: Doors
     entropy: Entropy
+    vault: Vault
     wake: asyncio.Event
     deliveries: Deliveries
     is_fresh: bool
@@ -278,18 +283,29 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         certification=certification,
         events=events,
         feed=feed,
-        doors=_doors(store, administration, provisioner, choices),
+        doors=_doors(store, vault, entropy, administration, provisioner, choices),
         entropy=entropy,
+        vault=vault,
         wake=wake,
         deliveries=deliveries,
         is_fresh=fresh,
     )
 
 
-def _doors(store: SqliteStore, administration: Administration, provisioner: Provisioner, choices: Choices) -> Doors:
+def _doors(
+    store: SqliteStore,
+    vault: Vault,
+    entropy: Entropy,
+    administration: Administration,
+    provisioner: Provisioner,
+    choices: Choices,
+) -> Doors:
     """Other products' doors. A connection of HTTP is no more than its source: it is counted as one."""
     guesses = Admission(replace(choices.wrong_keys, per_connection=choices.wrong_keys.per_source))
     serials = Serials(
         store.serials, store, administration, provisioner, guesses, may_repeat=choices.may_repeat_activation
     )
-    return Doors(serials, allow_plain_without_tls=choices.rules.allow_plain_without_tls)
+    drafts = Drafts(administration, store)
+    bulk = Bulk(store.devices, administration, drafts, vault, entropy, mails=choices.mails)
+    batches = Batches(store.devices, administration)
+    return Doors(serials, bulk, batches, allow_plain_without_tls=choices.rules.allow_plain_without_tls)

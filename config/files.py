@@ -36,6 +36,8 @@ def problems(settings: Settings) -> tuple[str, ...]:
         *_secret("events.mqtt_login_file", settings.events.mqtt_login_file),
         *_authority("events.webhook_ca", settings.events.webhook_ca),
         *_authority("events.mqtt_ca", settings.events.mqtt_ca),
+        *_secret("mail.login_file", settings.mail.login_file),
+        *_authority("mail.ca", settings.mail.ca),
     )
 
 

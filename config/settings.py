@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -412,6 +413,35 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Mail(Section):
+    """Activation e-mails; without a server none can be asked for."""
+
+    server: OptionalListen = Field(default=None, description="Mail server that takes them, host:port.")
+    sender: Annotated[str, Write("an e-mail address")] = Field(
+        default="provisioner@localhost", description="Whom they come from."
+    )
+    security: Annotated[Literal["starttls", "tls", "none"], Write('"starttls", "tls" or "none"')] = Field(
+        default="starttls", description="How the connection to it is encrypted."
+    )
+    login_file: OptionalFile = Field(
+        default=None, description="File with user name and password for it, a line each, mode 0600."
+    )
+    ca: OptionalFile = Field(
+        default=None, description="PEM file to check its certificate with, instead of the system's."
+    )
+    timeout: Seconds = Field(default=30.0, description="It has this long for one letter.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.security == "none" and self.login_file is not None:
+            raise ValueError('mail.login_file with mail.security = "none" would send a password unencrypted')
+        if self.server is not None and self.security == "none" and not _is_loopback(self.server.host):
+            raise ValueError("mail.security is none and mail.server is not on this machine: letters hold secrets")
+        if not re.fullmatch(r"[!-~]{1,64}@[A-Za-z0-9.-]{1,253}", self.sender):
+            raise ValueError("mail.sender is no e-mail address: write it as name@example.com")
+        return self
+
+
 class Log(Section):
     """The log, on standard error."""
 
@@ -466,6 +496,7 @@ class Settings(Section):
     authority: Authority = Field(default=Authority(), description="The certificate authority.")
     http: Http = Field(default=Http(), description="The operator API.")
     events: Events = Field(default=Events(), description="Domain events.")
+    mail: Mail = Field(default=Mail(), description="Activation e-mails; without a server none can be asked for.")
     log: Log = Field(default=Log(), description="The log.")
     chaos: Chaos = Field(
         default=Chaos(), description="For trying out firmware: how serve --chaos treats devices; else it does nothing."

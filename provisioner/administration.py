@@ -43,6 +43,11 @@ KEEP = _Keep()
 class Administration(Creation):
     """The operator's use cases around provision requests. Accounts, users and tokens: see `Desk`."""
 
+    @property
+    def default_broker(self) -> str:
+        """Where devices of an account work that names no device broker."""
+        return self._default_broker
+
     def next_id(self, now: Millis) -> int:
         """A fresh id, for what hangs on accounts and is kept elsewhere."""
         return self._ids.next(now)

@@ -155,6 +155,14 @@ class Creation(Desk):
                 return Created(request, key)
         raise Unavailable("this device is being changed too often", retry_after=2)
 
+    async def draft(
+        self, actor: Actor, account: Account, new: NewRequest, found: Policy, now: Millis
+    ) -> ProvisionRequest:
+        """A request as that policy makes it, without its key, and without a look at what is there. Raises `Invalid`."""
+        new = _ruled(new, found, account, now)
+        self._check_new(account, new)
+        return self._request_of(actor, account, await self._provision_user(actor, new, now), new, None, now)
+
     async def _check_twin(self, request: ProvisionRequest) -> None:
         """One unit has one open request, whatever it is called there."""
         if request.facts.serial_number is None and request.facts.mac_address is None:

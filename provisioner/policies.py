@@ -92,7 +92,7 @@ class PolicyDesk:
                 return policy
         raise _unknown()
 
-    async def of_account(self, account_id: int, uid: str = "", name: str = "") -> Policy:
+    async def of_account(self, account_id: int | None, uid: str = "", name: str = "") -> Policy:
         """The policy of this uid, or of exactly this name, that an account may use; the nearest. Raises `Invalid`."""
         usable = await self._accounts.above(account_id)
         found = [one for one in await self._ledger.find(uid or None) if not name or one.name == name]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from provisioner.batches import Batches
+from provisioner.bulk import Bulk
 from provisioner.serials import Serials
 
 
@@ -15,6 +17,8 @@ class Doors:
     """`allow_plain_without_tls`: secrets may cross a network unencrypted; loopback is always allowed."""
 
     serials: Serials
+    bulk: Bulk
+    batches: Batches
     allow_plain_without_tls: bool = False
 
 

@@ -36,7 +36,7 @@ OPEN = frozenset(("/healthz", "/readyz", "/openapi.json", ACTIVATE))
 """Paths that answer without a token; the last is for devices, the others hold no secret."""
 
 _EXOSITE = "/provision/"
-_LISTS = ("/provision/manage/",)
+_LISTS = ("/provision/manage/", "/v2/provisionEntities", "/v2/imports")
 """Below these a body lists devices."""
 
 MAX_BODY = 64 * 1024

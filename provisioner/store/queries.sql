@@ -210,7 +210,9 @@ UPDATE credential SET due_on = 0
 -- A request's job has the id after its own.
 SELECT max(coalesce((SELECT job_id FROM request ORDER BY id DESC LIMIT 1), 0),
            coalesce((SELECT max(id) FROM account), 0), coalesce((SELECT max(id) FROM provision_user), 0),
-           coalesce((SELECT max(id) FROM token), 0), coalesce((SELECT max(id) FROM model), 0));
+           coalesce((SELECT max(id) FROM token), 0), coalesce((SELECT max(id) FROM model), 0),
+           coalesce((SELECT max(id) FROM user_group), 0), coalesce((SELECT max(id) FROM contact), 0),
+           coalesce((SELECT max(id) FROM batch), 0));
 
 -- name: find_lapsed
 SELECT {request} FROM request r
@@ -335,6 +337,138 @@ SELECT {request} FROM request r
  WHERE r.id IN (SELECT (SELECT max(id) FROM request
                          WHERE device_broker = :device_broker AND client_id = j.value AND account_id = :account_id)
                   FROM json_each(:client_ids) j);
+
+-- name: find_groups
+SELECT id, account_id, name FROM user_group WHERE account_id IN (SELECT value FROM json_each(:accounts));
+
+-- name: find_group
+SELECT id FROM user_group WHERE account_id = ? AND name = ?;
+
+-- name: add_group
+INSERT INTO user_group (id, account_id, name) VALUES (?, ?, ?) ON CONFLICT (account_id, name) DO NOTHING;
+
+-- name: delete_group_if_empty
+DELETE FROM user_group WHERE id = :id AND NOT EXISTS (SELECT 1 FROM device WHERE group_id = :id);
+
+-- name: find_contacts
+SELECT id, account_id, email, first_name, last_name, custom1, custom2, custom3 FROM contact
+ WHERE account_id IN (SELECT value FROM json_each(:accounts)) AND email IN (SELECT value FROM json_each(:emails));
+
+-- name: find_contact
+SELECT id FROM contact WHERE account_id = ? AND email = ?;
+
+-- name: save_contact
+INSERT INTO contact (id, account_id, email, first_name, last_name, custom1, custom2, custom3)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (account_id, email) DO UPDATE SET first_name = excluded.first_name, last_name = excluded.last_name,
+       custom1 = excluded.custom1, custom2 = excluded.custom2, custom3 = excluded.custom3;
+
+-- name: delete_contact_if_idle
+DELETE FROM contact WHERE id = :id AND NOT EXISTS (SELECT 1 FROM device WHERE contact_id = :id);
+
+-- name: find_devices
+SELECT d.device_id, d.request_id, d.contact_id, d.group_id, d.policy_name, d.storage_gb, d.custom1, d.custom2,
+       d.custom3, {request}
+  FROM json_each(:device_ids) j
+  JOIN device d ON d.device_id = j.value
+  JOIN request r ON r.id = d.request_id
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id;
+
+-- name: list_devices
+SELECT d.device_id, d.request_id, d.contact_id, d.group_id, d.policy_name, d.storage_gb, d.custom1, d.custom2,
+       d.custom3, g.id, g.account_id, g.name, c.id, c.account_id, c.email, c.first_name, c.last_name, c.custom1,
+       c.custom2, c.custom3, {request}
+  FROM device d
+  JOIN request r ON r.id = d.request_id
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+  JOIN user_group g ON g.id = d.group_id
+  LEFT JOIN contact c ON c.id = d.contact_id
+ WHERE d.device_id > :after
+   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
+   AND (:batch_id IS NULL OR d.device_id IN (SELECT device_id FROM batch_row WHERE batch_id = :batch_id))
+ ORDER BY d.device_id LIMIT :limit;
+
+-- name: find_device_ties
+SELECT group_id, contact_id FROM device WHERE device_id = :device_id;
+
+-- name: save_device
+INSERT INTO device (device_id, request_id, contact_id, group_id, policy_name, storage_gb, custom1, custom2, custom3)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (device_id) DO UPDATE SET contact_id = excluded.contact_id, group_id = excluded.group_id,
+       policy_name = excluded.policy_name, storage_gb = excluded.storage_gb, custom1 = excluded.custom1,
+       custom2 = excluded.custom2, custom3 = excluded.custom3;
+
+-- name: find_open_client_ids
+SELECT client_id FROM request
+ WHERE (device_broker, client_id) IN (SELECT b.device_broker, j.value
+         FROM (SELECT DISTINCT device_broker FROM account) b, json_each(:client_ids) j)
+   AND phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED');
+
+-- name: find_open_pairs
+SELECT device_broker, client_id FROM request
+ WHERE (device_broker, client_id) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]')
+                                        FROM json_each(:pairs))
+   AND phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED');
+
+-- name: find_open_units
+SELECT serial_number FROM request
+ WHERE serial_number IN (SELECT value FROM json_each(:units)) AND phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED')
+UNION
+SELECT upper(replace(replace(replace(mac_address, ':', ''), '-', ''), '.', '')) FROM request
+ WHERE upper(replace(replace(replace(mac_address, ':', ''), '-', ''), '.', '')) IN (SELECT value FROM json_each(:units))
+   AND mac_address IS NOT NULL AND phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED');
+
+-- name: find_room
+SELECT id, quota - (SELECT count(*) FROM request WHERE account_id = account.id
+                       AND phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED', 'CONFIRMED', 'RENEWING'))
+  FROM account WHERE id IN (SELECT value FROM json_each(:accounts)) AND quota IS NOT NULL;
+
+-- name: find_optlocks
+SELECT id, optlock FROM request WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: find_account_names
+SELECT name, id FROM account WHERE name IN (SELECT value FROM json_each(:names));
+
+-- name: add_batch
+INSERT INTO batch (id, name, account_id, created_on, created_by) VALUES (?, ?, ?, ?, ?);
+
+-- name: find_batch
+SELECT id, name, account_id, created_on, created_by FROM batch WHERE id = :id;
+
+-- name: list_batches
+SELECT id, name, account_id, created_on, created_by, (SELECT count(*) FROM batch_row WHERE batch_id = batch.id)
+  FROM batch WHERE :accounts IS NULL OR account_id IN (SELECT value FROM json_each(:accounts))
+ ORDER BY id DESC LIMIT :limit;
+
+-- name: add_batch_row
+INSERT INTO batch_row (batch_id, number, device_id, request_id, optlock, former) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: list_batch_rows
+SELECT batch_id, number, device_id, request_id, optlock, former FROM batch_row
+ WHERE batch_id = :batch_id AND number < :before ORDER BY number DESC LIMIT :limit;
+
+-- name: delete_batch_row
+DELETE FROM batch_row WHERE batch_id = :batch_id AND number = :number;
+
+-- name: add_mail
+INSERT INTO mail (request_id, email, due_on, attempts) VALUES (?, ?, ?, ?)
+ON CONFLICT (request_id) DO UPDATE SET email = excluded.email, due_on = excluded.due_on, attempts = 0;
+
+-- name: lease_mails
+UPDATE mail SET due_on = :until, attempts = attempts + 1
+ WHERE request_id IN (SELECT request_id FROM mail WHERE due_on <= :now ORDER BY due_on LIMIT :limit)
+RETURNING request_id, email, attempts;
+
+-- name: next_mail
+SELECT min(due_on) FROM mail;
+
+-- name: postpone_mail
+UPDATE mail SET due_on = :due_on WHERE request_id = :request_id;
+
+-- name: delete_mail
+DELETE FROM mail WHERE request_id = :request_id;
 
 -- name: list_epochs
 SELECT epoch, key_id, made_on, state FROM vault_key ORDER BY epoch;

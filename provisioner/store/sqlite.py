@@ -37,6 +37,7 @@ from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis,
 from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
 from provisioner.store.certificate_rows import SqliteCertificates
+from provisioner.store.devicerows import SqliteDevices
 from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.labelrows import SqliteLabels
@@ -168,6 +169,7 @@ class SqliteStore:
         self.serials = SqliteSerials(self._read, self._transact, append)
         self.labels = SqliteLabels(self._read, self._change)
         self.policies = SqlitePolicies(self._read, self._journaled)
+        self.devices = SqliteDevices(self._reading, self._transact, self._tell)
         self.tell: Callable[[], None] = lambda: None
         """Set by whoever delivers events; called when some were committed."""
 
@@ -497,6 +499,9 @@ class SqliteStore:
                 connection.execute(SQL["delete_probe"])
 
         await self._transact(work)
+
+    def _tell(self) -> None:
+        self.tell()
 
     async def _change(self, name: str, values: dict[str, Any], note: Note | None = None) -> list[Any]:
         def work(connection: sqlite3.Connection) -> list[Any]:

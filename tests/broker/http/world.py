@@ -17,6 +17,9 @@ from broker.http.metrics import registry
 from broker.keyring import ForeignKeys
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
+from provisioner.batches import Batches
+from provisioner.bulk import Bulk
+from provisioner.drafting import Drafts
 from provisioner.entities import NewAccount
 from provisioner.epochs import Epochs
 from provisioner.event_desk import EventDesk
@@ -145,7 +148,13 @@ class World:
         desk = EventDesk(store.events, self.administration.visible)
         rates = WrongKeyRates()
         admission = Admission(replace(rates, per_connection=rates.per_source))
-        self.doors = Doors(Serials(store.serials, store, self.administration, self.provisioner, admission))
+        drafts = Drafts(self.administration, store)
+        self.doors = Doors(
+            Serials(store.serials, store, self.administration, self.provisioner, admission),
+            Bulk(store.devices, self.administration, drafts, vault, os.urandom, mails=True),
+            Batches(store.devices, self.administration),
+        )
+        self.store, self.vault = store, vault
         self.app = create_app(
             self.administration,
             self.epochs,
