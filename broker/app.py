@@ -140,11 +140,13 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
     log.configure(settings.log.level, settings.log.format)
     lifetime.raise_file_limit()
     stop = asyncio.Event()
-    with lifetime.stopped_by_signals(stop), lifetime.reloaded_by_signal(lambda: _reload(tls)):
+    reloads: list[Callable[[], None]] = [lambda: _reload(tls)]
+    with lifetime.stopped_by_signals(stop), lifetime.reloaded_by_signal(lambda: [reload() for reload in reloads]):
         async with (
             assembled(settings.data_dir, _choices(settings)) as parts,
             _serving(settings, parts, tls, chaotic=chaotic) as running,
         ):
+            reloads.append(parts.authority.reload)
             announcement = parts.directory.announce(running)
             try:
                 lifetime.settle_memory()
@@ -208,6 +210,7 @@ async def _serving(
             await _listen_both("webhook", settings.webhook, tls, _serve_http(webhooks, stack))
         api = await _listen("http.listen", settings.http.listen, serve_http)
         api_tls = await _listen_tls("http", settings.http.tls_listen, tls, serve_http)
+        await parts.revocation.step(now())
         await parts.jobs.recover()
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
         claims, claims_tls = await _listen_both("endpoint", settings.endpoint, tls, endpoint.start)
@@ -219,6 +222,8 @@ async def _serving(
                 Stepper("jobs", parts.jobs.step, now, parts.wake),
                 Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
                 Stepper("journal", parts.log_head, now, asyncio.Event()),
+                Stepper("authority", parts.authority.step, now, parts.authority.wake),
+                Stepper("revocation", parts.revocation.step, now, parts.deliveries.waker()),
                 *_deliveries(settings, parts, sinks),
                 *(Stepper(f"watching {one.broker.name}", one.step, now, asyncio.Event()) for one in watches),
             ]
@@ -612,6 +617,7 @@ def authority_choices(settings: Settings) -> AuthorityChoices:
         section.crl_url or "",
         section.ocsp_url or "",
         section.passphrase_file,
+        section.crl_file,
     )
 
 

@@ -8,22 +8,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import structlog
 
 from broker.datadir import Unusable
 from certs.authority import Authority
 from certs.errors import UnusableAuthority
+from certs.keys import P256, algorithm_of
 from certs.keystore import Keystore, load_passphrase
 from certs.profile import Purpose
-from provisioner.certification import CertificateRules
-from provisioner.model import Millis
+from provisioner.certification import DAY, CertificateRules, Certification
+from provisioner.journal import line_of
+from provisioner.model import Line, Millis
+from provisioner.policy import iso
+from provisioner.ports import Note
 
 LABEL = "MQTT Provisioner"
 
+_log = structlog.get_logger(__name__)
+
+Record = Callable[[Sequence[Line]], Awaitable[None]]
+
+_ROOT_NAME = re.compile(r"CN=(?P<label>[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}) root [0-9a-f]{8}")
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,6 +47,7 @@ class AuthorityChoices:
     crl_url: str = ""
     ocsp_url: str = ""
     passphrase_file: Path | None = None
+    crl_file: Path | None = None
 
     def keystore(self, folder: Path) -> Keystore:
         """The folder of the authority. Raises `Unusable`."""
@@ -61,16 +74,70 @@ def open_authority(choices: AuthorityChoices, folder: Path, now: Millis) -> Auth
     return choices.load(keystore)
 
 
-def create(keystore: Keystore, now: Millis) -> None:
+def create(keystore: Keystore, now: Millis, *, label: str = LABEL, algorithm: str = P256) -> None:
     """Make what is missing; a crash half-way leaves the rest to the next time. Raises `UnusableAuthority`."""
     if not keystore.exists():
-        keystore.create(LABEL, now, os.urandom)
+        keystore.create(label, now, os.urandom, algorithm=algorithm)
     if not (keystore.folder / "root.key").exists():
         return  # somebody else's root: its issuers are brought here
     purposes = {issuer.purpose for issuer in keystore.load().issuers}
     for purpose in Purpose:
         if purpose not in purposes:
-            keystore.add_issuer(LABEL, purpose, now, os.urandom)
+            keystore.add_issuer(label, purpose, now, os.urandom, algorithm=algorithm)
+
+
+class AuthorityWatch:
+    """The authority while the program runs: read again when somebody says so, rotated before it is too late.
+
+    An issuer of which two thirds are over gets its successor, if the root's key is here: certificates that a device
+    gets would end earlier and earlier, and at last there would be none. Without that key it is told in the log, daily.
+    """
+
+    def __init__(self, choices: AuthorityChoices, folder: Path, certification: Certification, record: Record) -> None:
+        self._choices = choices
+        self._keystore = choices.keystore(folder)
+        self._certification = certification
+        self._record = record
+        self._known = {issuer.id for issuer in certification.authority.issuers}
+        self.wake = asyncio.Event()
+        """Set when there is something to look at."""
+
+    def reload(self) -> None:
+        """Take what is on the disk now; what cannot be used is told, and the former stays."""
+        try:
+            self._certification.use(self._choices.load(self._keystore))
+        except Unusable as error:
+            _log.error("authority not reloaded, the former one stays", reason=str(error))
+        else:
+            _log.info("authority reloaded", issuers=[one.id[:16] for one in self._certification.authority.issuers])
+            self.wake.set()
+
+    async def step(self, now: Millis) -> Millis:
+        """Rotate what is due, note in the journal who signs from now on; when to look again."""
+        for purpose in Purpose:
+            self._renew(purpose, now)
+        issuers = self._certification.authority.issuers
+        if new := [issuer for issuer in issuers if issuer.id not in self._known]:
+            self._known |= {issuer.id for issuer in new}
+            causes = [f"{one.purpose}: issuer {one.id[:16]} until {iso(one.not_after)}" for one in new]
+            await self._record([line_of(Note(now, "new-issuer", cause=cause)) for cause in causes])
+        return now + DAY
+
+    def _renew(self, purpose: Purpose, now: Millis) -> None:
+        ours = [one for one in self._certification.authority.issuers if one.purpose is purpose and one.key is not None]
+        if not ours or now < ours[-1].not_before + (ours[-1].not_after - ours[-1].not_before) * 2 // 3:
+            return
+        newest = ours[-1]
+        if not (self._keystore.folder / "root.key").exists():
+            _log.warning("an issuer ends soon", purpose=str(purpose), id=newest.id[:16], ends=iso(newest.not_after))
+            return
+        try:
+            label, algorithm = label_of(self._keystore), algorithm_of(newest.certificate.public_key()) or P256
+            self._keystore.add_issuer(label, purpose, now, os.urandom, algorithm=algorithm)
+        except UnusableAuthority as error:
+            _log.error("an issuer ends soon and has no successor", purpose=str(purpose), reason=error.detail)
+        else:
+            self.reload()
 
 
 def check_issuers(authority: Authority, known: Sequence[str], folder: Path) -> None:
@@ -82,6 +149,12 @@ def check_issuers(authority: Authority, known: Sequence[str], folder: Path) -> N
         )
 
 
+def label_of(keystore: Keystore) -> str:
+    """What the root here is called, for its next issuers. Raises `UnusableAuthority`."""
+    found = _ROOT_NAME.fullmatch(keystore.load_root().subject.rfc4514_string())
+    return found["label"] if found else LABEL
+
+
 def parse_blocked(text: str) -> frozenset[str]:
     """Keys that the operator blocks, a `key_id` a line. Raises ValueError with the rest of a sentence."""
     lines = [line.strip().lower() for line in text.splitlines() if line.strip() and not line.startswith("#")]
@@ -90,6 +163,6 @@ def parse_blocked(text: str) -> frozenset[str]:
     return frozenset(lines)
 
 
-def unusable(error: UnusableAuthority) -> Unusable:
+def unusable(error: UnusableAuthority | ValueError) -> Unusable:
     """The same for whoever starts the program."""
-    return Unusable(f"The certificate authority cannot be used: {error.detail}.")
+    return Unusable(f"The certificate authority cannot be used: {error}.")

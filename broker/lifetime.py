@@ -89,7 +89,7 @@ def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reloaded_by_signal(reload: Callable[[], None]) -> Iterator[None]:
+def reloaded_by_signal(reload: Callable[[], object]) -> Iterator[None]:
     """Call `reload` on every SIGHUP."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, reload)

@@ -18,7 +18,8 @@ import structlog
 from fastapi import FastAPI
 
 from broker import firststart
-from broker.authority import AuthorityChoices, check_issuers, open_authority
+from broker.authority import AuthorityChoices, AuthorityWatch, check_issuers, open_authority
+from broker.crl_files import CrlFiles
 from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.devicebrokers.watch import Beside
@@ -49,6 +50,7 @@ from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.ports import DeviceBroker, Entropy
 from provisioner.reconcile import Reconciler
+from provisioner.revocation import RevocationLists
 from provisioner.serials import Serials
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
@@ -126,7 +128,8 @@ class Parts:
     provisioner: Provisioner
     epochs: Epochs
     oversight: Oversight
-    certification: Certification
+    authority: AuthorityWatch
+    revocation: RevocationLists
     events: EventDesk
     feed: Feed
     doors: Doors
@@ -267,6 +270,8 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     events = EventDesk(store.events, administration.visible, tell)
     for name in choices.sinks:
         await store.events.open_sink(name)
+    watch = AuthorityWatch(choices.authority, directory.authority, certification, store.record)
+    files = CrlFiles(directory.authority, choices.authority.crl_file)
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
     oversight = Oversight(administration, store, Reconciler(store, brokers, vault))
     return Parts(
@@ -280,7 +285,8 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         provisioner=provisioner,
         epochs=epochs,
         oversight=oversight,
-        certification=certification,
+        authority=watch,
+        revocation=RevocationLists(store.certificates, certification, files.publish, files.numbers(authority.issuers)),
         events=events,
         feed=feed,
         doors=_doors(store, vault, entropy, administration, provisioner, choices),

@@ -227,6 +227,17 @@ class Authority:
         """What others trust: a broker's `cafile`, an offer's `broker.ca`."""
         return _pem(self.root)
 
+    def about_root(self) -> dict[str, object]:
+        """What there is to know of the root, as of an issuer."""
+        return {
+            "purpose": "root",
+            "name": self.root.subject.rfc4514_string(),
+            "id": key_id_of(self.root).digest.hex(),
+            "notBefore": millis(self.root.not_valid_before_utc),
+            "notAfter": millis(self.root.not_valid_after_utc),
+            "state": "trusted",
+        }
+
     def bundle(self, purpose: Purpose, now: Millis) -> str:
         """The root and all valid issuers of a purpose, for software that wants every one of them."""
         valid = [issuer.pem for issuer in self.issuers if issuer.purpose is purpose and issuer.is_valid(now)]

@@ -58,6 +58,11 @@ def create_crl(signer: Signer, revoked: Iterable[Revoked], number: int, now: Mil
     )
 
 
+def pem_of(der: bytes) -> str:
+    """A list in PEM, as files for brokers hold it."""
+    return x509.load_der_x509_crl(der).public_bytes(Encoding.PEM).decode("ascii")
+
+
 def _line(revoked: Revoked) -> x509.RevokedCertificate:
     builder = x509.RevokedCertificateBuilder().serial_number(revoked.serial).revocation_date(moment(revoked.at))
     if revoked.reason is not Revocation.UNSPECIFIED:  # which RFC 5280 wants left out

@@ -334,6 +334,9 @@ class Authority(Section):
     passphrase_file: OptionalFile = Field(
         default=None, description="File with the passphrase of the authority's keys, mode 0600."
     )
+    crl_file: OptionalFile = Field(
+        default=None, description="Revocation lists of all issuers are written there too, PEM, as Mosquitto's crlfile."
+    )
     crl_url: PublishedUrl = Field(
         default=None, description="Where revocation lists are found; it goes into certificates, {issuer} in it too."
     )

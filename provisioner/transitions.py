@@ -125,12 +125,20 @@ def fail(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
 
 
 def confirm(
-    request: ProvisionRequest, credential: Credential, former: Credential | None, keys_sealed: str | None, note: Note
+    request: ProvisionRequest,
+    credential: Credential,
+    former: Credential | None,
+    keys_sealed: str | None,
+    note: Note,
+    renew_on: Millis | None = None,
 ) -> Unit:
-    """The device proved that it holds the credential; `former` is the one it replaces, which is retired."""
+    """The device proved that it holds the credential; `former` is the one it replaces, which is retired.
+
+    `renew_on`: its certificate ends, so it should be renewed from then on.
+    """
     proved = _settled(credential, progress(credential.state, Event.CONFIRM), note.at)
-    if request.validity is not None:
-        proved = evolve(proved, due_on=note.at + request.validity)
+    ends = [renew_on] if request.validity is None else [renew_on, note.at + request.validity]
+    proved = evolve(proved, due_on=min((end for end in ends if end is not None), default=None))
     saved = _step(
         request,
         Event.CONFIRM,
@@ -145,7 +153,7 @@ def confirm(
 def age(request: ProvisionRequest, credential: Credential, note: Note) -> Unit:
     """The validity of a proved credential is over: the device's next claim renews it."""
     saved = changed(request)
-    if request.phase is Phase.CONFIRMED and request.reuse_key:
+    if request.phase is Phase.CONFIRMED and (request.reuse_key or credential.is_certificate):
         saved = changed(request, rotate_wanted=True, retry_count=0)
     return Unit(note, saved=(saved,), credentials=(evolve(credential, due_on=None),))
 

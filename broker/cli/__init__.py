@@ -36,6 +36,7 @@ _COMMANDS = {
     "export": ("imports:export_app", "Imported devices to a CSV or XLSX file."),
     "pack": ("pack:app", "Labels with QR codes, NVS files and C headers of an import."),
     "keys": ("keys:app", "Keys that the ledger is sealed under."),
+    "ca": ("authority:app", "The certificate authority."),
     "audit": ("oversight:audit", "The audit journal: every decision, chained."),
     "drift": ("oversight:drift_app", "What device brokers hold that the ledger does not, and the reverse."),
     "backup": ("backup:backup_app", "Copy the ledger to a file, while it is used."),

@@ -19,6 +19,7 @@ from certs.keys import ED25519, P256, P384, RSA3072, PrivateKey, digest_for, gen
 from certs.profile import Device, Purpose
 from provisioner.creation import Created
 from provisioner.errors import Conflict, Invalid, Reason, Unavailable
+from provisioner.events import EventType
 from provisioner.lifecycle import Phase
 from provisioner.model import (
     BrokerAddress,
@@ -32,6 +33,7 @@ from provisioner.model import (
     Result,
     Secret,
 )
+from provisioner.ports import EventFilter
 from tests.provisioner.conftest import ADMIN, ISSUER, LOCAL, ROOT, START, SimpleDevice, World, an_authority
 from tests.provisioner.test_service import reason_of, rejected
 
@@ -429,3 +431,20 @@ def test_no_certificate_is_larger_than_its_draft_says(
     order = authority.order_device(device, parse_der(csr_of(generate(algorithm))), START, os.urandom)
     size = len(authority.issue(Order.decode(order.encode())).pem)
     assert size <= authority.largest(order) <= size + 2048
+
+
+async def test_before_a_certificate_ends_an_event_says_so_and_the_next_claim_renews(world: World) -> None:
+    created, device = await prescribed(world, reuse_key=True)
+    first = await device.claim(csr=csr_of(generate(P256)))
+    await device.ack()
+    world.now = START + 59 * DAY
+    await world.run_jobs()
+    assert await reason_of(device.claim("r-2", csr=csr_of(generate(P256)))) is Reason.ALREADY_PROVISIONED
+    world.now = START + 61 * DAY
+    await world.run_jobs()
+    told = await world.store.events.list_events(EventFilter(request_id=created.request.id), 10)
+    assert EventType.CREDENTIAL_EXPIRING in [event.type for event in told]
+    second = await device.claim("r-3", csr=csr_of(generate(P256)))
+    assert (second.generation, await admitted(world, first), await admitted(world, second)) == (2, True, True)
+    assert second.certificate is not None
+    assert second.certificate.not_after == world.now + 90 * DAY
