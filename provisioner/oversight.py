@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from provisioner.administration import Administration
 from provisioner.errors import Forbidden
 from provisioner.model import Entry, Millis
+from provisioner.plans import Look, Plan, look, plan
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Store
 from provisioner.reconcile import Drift, Reconciler
@@ -38,6 +40,16 @@ class Oversight:
         """Where device brokers and the ledger disagree. Raises `Forbidden`."""
         _check_everywhere(actor)
         return await self._reconciler.compare()
+
+    async def plan(self, actor: Actor) -> tuple[Sequence[Plan], Sequence[str]]:
+        """What mending would change and cost, and which device brokers cannot be asked. Raises `Forbidden`."""
+        drift = await self.compare(actor)
+        return plan(drift, self._reconciler.brokers), drift.unreachable
+
+    async def look(self, actor: Actor) -> Sequence[Look]:
+        """Every device broker as it is now. Raises `Forbidden`."""
+        _check_everywhere(actor)
+        return await asyncio.gather(*map(look, self._reconciler.brokers.values()))
 
     async def mend(self, actor: Actor, now: Millis) -> Drift:
         """Bring device brokers back to the ledger; what was found. Raises `Forbidden`."""

@@ -62,14 +62,14 @@ class Reconciler:
 
     def __init__(self, store: Store, brokers: Mapping[str, DeviceBroker], vault: Vault) -> None:
         self._store = store
-        self._brokers = brokers
+        self.brokers = brokers
         self._vault = vault
 
     async def compare(self) -> Drift:
         """Look at all device brokers; changes nothing."""
         differences: list[Difference] = []
         unreachable = []
-        for name, broker in self._brokers.items():
+        for name, broker in self.brokers.items():
             try:
                 differences += await self._differences(name, broker)
             except Unavailable:
@@ -122,7 +122,7 @@ class Reconciler:
     async def mend(self, now: Millis) -> Drift:
         """Compare and put right what can be; what is returned was found. Each deed has its line in the journal."""
         drift = await self.compare()
-        for name, broker in self._brokers.items():
+        for name, broker in self.brokers.items():
             found = [one for one in drift.differences if one.device_broker == name]
             for start in range(0, len(found), _BATCH):
                 try:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from broker.beside.setup import BRIDGE_USER, File, Kind, Login, plan
-from broker.cli.output import Failed, Json, print_json, say, where
+from broker.cli.client import Api, Door, Server, TokenFile, ask
+from broker.cli.output import Failed, Json, emit, print_json, say, where
+from broker.cli.oversight import drift
 
 app = typer.Typer(no_args_is_help=True, help="The broker you already run.")
 
@@ -66,6 +69,119 @@ def setup(
     print_commands(
         (f"export PROVISIONER_BRIDGE__URL=mqtt://127.0.0.1:1883 {exports}", "provisioner doctor", "provisioner serve")
     )
+
+
+_FLAGS = {"bindsClientId": "tight", "kicksLive": "kicks", "persists": "persists", "prehashed": "hashed"}
+
+
+@app.command("list")
+def list_brokers(
+    ctx: typer.Context, *, server: Server = None, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """Show the device brokers, what each can do and how it is.
+
+    Exits non-zero where one cannot be asked or has to be cured.
+
+    Example: provisioner broker list
+    """
+    found = ask(Door(where(ctx), server, token_file), lambda api: api.get("/v2/deviceBrokers"))["deviceBroker"]
+    columns = {"name": "name", "kind": "kind", "version": "version", "can": "can", "is": "is"}
+    rows = [
+        one
+        | {
+            "can": ", ".join(word for flag, word in _FLAGS.items() if one[flag]),
+            "is": one["trouble"] or " ".join(one["problems"]) or "well",
+        }
+        for one in found
+    ]
+    if as_json:
+        print_json(found)
+    else:
+        emit(rows, columns, as_json=False)
+    if any(one["trouble"] or one["problems"] for one in found):
+        raise typer.Exit(1)
+
+
+@app.command("plan")
+def plan_changes(
+    ctx: typer.Context, *, server: Server = None, token_file: TokenFile = None, as_json: Json = False
+) -> None:
+    """Show what apply would write at each device broker, and what that costs there. Changes nothing.
+
+    Example: provisioner broker plan
+    """
+    found = ask(Door(where(ctx), server, token_file), lambda api: api.get("/v2/deviceBrokers/plan"))
+    _print_plan(found, as_json=as_json)
+    if found["unreachable"]:
+        raise typer.Exit(1)
+
+
+@app.command("apply")
+def apply_plan(
+    ctx: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Also where sessions of devices drop.")] = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the device brokers back to the ledger: what plan shows.
+
+    Example: provisioner broker apply --yes
+    """
+
+    async def work(api: Api) -> Any:
+        planned = await api.get("/v2/deviceBrokers/plan")
+        drops = sum(one["cost"]["sessions"] for one in planned["plan"])
+        if drops and not yes:
+            raise Failed(f"Up to {drops} sessions would drop: look at provisioner broker plan, then give --yes.")
+        return planned | {"applied": await api.post("/v2/drift/apply")}
+
+    found = ask(Door(where(ctx), server, token_file), work)
+    _print_plan(found, as_json=as_json)
+    if found["unreachable"] or found["applied"]["unreachable"]:
+        raise typer.Exit(1)
+
+
+app.command("drift")(drift)
+
+
+def _print_plan(found: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    columns = {
+        "device broker": "deviceBroker",
+        "in": "in",
+        "out": "out",
+        "renew": "renew",
+        "sessions that drop": "drop",
+        "stall": "stall",
+        "rewrites": "rewrites",
+        "time": "time",
+        "each new device": "each",
+    }
+    rows = [
+        one
+        | {"in": len(one["install"]), "out": len(one["revoke"]), "renew": len(one["rotate"])}
+        | {
+            "drop": _drops(one),
+            "stall": f"{one['cost']['stall']:g} s",
+            "rewrites": one["cost"]["rewrites"],
+            "time": f"{one['cost']['duration']:g} s",
+            "each": f"{one['eachInstall']['stall']:g} s stall, {one['eachInstall']['rewrites']} rewrites",
+        }
+        for one in found["plan"]
+    ]
+    emit(rows, columns, as_json=False, empty="There is no device broker that could be asked.")
+    for name in found["unreachable"]:
+        say(f"The device broker {name} could not be asked.")
+
+
+def _drops(one: Mapping[str, Any]) -> str:
+    if one["revoke"] and not one["kicksLive"]:
+        return "none: open sessions stay until they connect anew"
+    return f"at most {one['cost']['sessions']}"
 
 
 def print_commands(commands: tuple[str, ...]) -> None:

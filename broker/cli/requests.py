@@ -28,7 +28,7 @@ _VERBS = {
     "enable": "Let the device claim.",
     "disable": "Refuse its claims until enabled again; what it has stays.",
     "stop": "End the hand-over under way.",
-    "revoke": "Take its credential away and close its session.",
+    "revoke": "Take its credential away and close its session, or say in its log that its broker cannot.",
     "rotate": "Give it a new credential with its next claim.",
 }
 

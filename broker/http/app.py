@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from broker.http import accounts, carbonite, events, exosite, health, keys, labels, policies, requests
+from broker.http import accounts, carbonite, device_brokers, events, exosite, health, keys, labels, policies, requests
 from broker.http import oversight as journal
 from broker.http.doors import Doors
 from broker.http.gate import Gate
@@ -77,6 +77,7 @@ def create_app(
         events.router,
         keys.router,
         journal.router,
+        device_brokers.router,
         exosite.router,
         carbonite.router,
         health.router,

@@ -382,3 +382,13 @@ def test_a_policy_and_labels_from_the_command_line(call: Call, tmp_path: Path) -
         assert call(word, "delete", label["uid"]).code == 0
     rules.write_text("[]", encoding="utf-8")
     assert "no JSON object" in call("policy", "create", "x", "--rules", str(rules), code=1).err
+
+
+def test_the_device_broker_is_listed_and_planned(call: Call) -> None:
+    call("init")
+    [listed] = call("broker", "list", "--json").json
+    assert (listed["name"], listed["problems"]) == ("embedded", [])
+    [plan] = call("broker", "plan", "--json").json["plan"]
+    assert (plan["install"], plan["revoke"], plan["cost"]["sessions"]) == ([], [], 0)
+    assert call("broker", "apply", "--json").json["applied"] == {"difference": [], "unreachable": []}
+    assert "hold what the ledger says" in call("broker", "drift").err

@@ -38,6 +38,7 @@ ROUTES = {
     ("delete", "/v2/policies/{uid}"),
     ("get", "/v2/policies/{uid}/versions/{version}"),
     ("get", "/v2/keys"), ("post", "/v2/keys/rotate"), ("post", "/v2/keys/{epoch}/retire"),
+    ("get", "/v2/deviceBrokers"), ("get", "/v2/deviceBrokers/plan"),
     ("get", "/healthz"), ("get", "/readyz"), ("get", "/v2/journal"),
     ("get", "/v2/drift"),
     ("post", "/v2/drift/apply"),

@@ -37,7 +37,10 @@ async def test_a_log_of_another_tenant_does_not_exist(admin: Operator, world: Wo
 
 async def test_a_tenants_admin_sees_neither_journal_nor_drift(world: World) -> None:
     tenant = await world.operator(Role.ADMIN, "acme")
-    for method, path in (("GET", "/v2/journal"), ("GET", "/v2/drift"), ("POST", "/v2/drift/apply")):
+    for method, path in (
+        ("GET", "/v2/journal"), ("GET", "/v2/drift"), ("POST", "/v2/drift/apply"), ("GET", "/v2/deviceBrokers"),
+        ("GET", "/v2/deviceBrokers/plan"),
+    ):  # fmt: skip
         await tenant.refused(403, "forbidden", method, path)
 
 
@@ -55,3 +58,23 @@ async def test_drift_names_what_differs_and_mends_it(admin: Operator, world: Wor
     ]
     await admin.ask(200, "POST", "/v2/drift/apply")
     assert (await admin.get("/v2/drift"))["difference"] == []
+
+
+async def test_a_plan_says_what_would_change_and_what_it_costs_there(admin: Operator, world: World) -> None:
+    world.shelf.names.append("p.acme.dev-9.g7")
+    [plan] = (await admin.get("/v2/deviceBrokers/plan"))["plan"]
+    assert (plan["deviceBroker"], plan["install"], plan["revoke"], plan["rotate"]) == (
+        "shelf",
+        [],
+        ["p.acme.dev-9.g7"],
+        [],
+    )
+    assert plan["cost"] == {"sessions": 1, "stall": 0.5, "rewrites": 1, "duration": 1.0}
+    assert plan["eachInstall"]["sessions"] == 0
+    assert world.shelf.names == ["p.acme.dev-9.g7"]
+
+
+async def test_device_brokers_are_listed_with_what_they_can(admin: Operator) -> None:
+    [broker] = (await admin.get("/v2/deviceBrokers"))["deviceBroker"]
+    assert (broker["name"], broker["version"], broker["trouble"]) == ("shelf", "Shelf 1", None)
+    assert (broker["bindsClientId"], broker["kicksLive"], broker["seesLogins"]) == (True, True, False)

@@ -53,6 +53,8 @@ CALLS: list[tuple[str, str, Any, frozenset[Role]]] = [
     ("POST", "/v2/keys/1/retire", None, ADMINS),
     ("GET", f"{PATH}/{{id}}/log", None, EVERYBODY),
     ("GET", "/v2/journal", None, ADMINS),
+    ("GET", "/v2/deviceBrokers", None, ADMINS),
+    ("GET", "/v2/deviceBrokers/plan", None, ADMINS),
     ("GET", "/v2/drift", None, ADMINS),
     ("POST", "/v2/drift/apply", None, ADMINS),
     ("GET", "/metrics", None, EVERYBODY),
