@@ -2,75 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
+from tests.e2e.beside import BESIDE, Beside
+from tests.e2e.beside import beside as running_beside
 from tests.e2e.packets import EndedError, RefusedError, Session
-from tests.e2e.program import Program, Site
-
-OPERATORS_OWN = ("ops", "their-own-password")
-
-
-async def beside_files(folder: Path) -> tuple[Mosquitto, Mapping[str, str]]:
-    """Mosquitto with its files, and the settings of a program that puts names into them."""
-    passwords, rights = folder / "passwords", folder / "rights"
-    passwords.write_text(password_line(*OPERATORS_OWN))
-    rights.write_text("")
-    real = Mosquitto(folder, f"password_file {passwords}", f"acl_file {rights}")
-    return real, {
-        "KIND": "mosquitto-files",
-        "PASSWORD_FILE": str(passwords),
-        "ACL_FILE": str(rights),
-        "PID_FILE": str(real.pid_file),
-    }
-
-
-async def beside_dynsec(folder: Path) -> tuple[Mosquitto, Mapping[str, str]]:
-    """Mosquitto with its dynamic security plug-in, and the settings of a program that commands it."""
-    login = folder / "login"
-    login.touch(mode=0o600)
-    login.write_text("\n".join(DYNSEC_ADMIN))
-    real = Mosquitto(folder, *dynsec_lines(folder))
-    return real, {
-        "KIND": "mosquitto-dynsec",
-        "CONTROL_URL": f"mqtt://127.0.0.1:{real.port}",
-        "LOGIN_FILE": str(login),
-    }
-
-
-BESIDE = {"mosquitto-dynsec": beside_dynsec, "mosquitto-files": beside_files}
-
-
-class Beside:
-    """A running Mosquitto and a running program that puts credentials into it."""
-
-    def __init__(self, real: Mosquitto, site: Site, kind: str) -> None:
-        self.real = real
-        self.site = site
-        self.coupling = "STRICT" if kind == "mosquitto-dynsec" else "LOOSE"
-        self.operators_own = DYNSEC_ADMIN if kind == "mosquitto-dynsec" else OPERATORS_OWN
-        self.address = ("127.0.0.1", real.port)
 
 
 @pytest.fixture(params=sorted(BESIDE))
 async def beside(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Beside]:
-    folder = tmp_path / "mosquitto"
-    folder.mkdir()
-    real, settings = await BESIDE[request.param](folder)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(real.kill)
-        await real.start()
-        given = {f"PROVISIONER_DEVICE_BROKER__{key}": value for key, value in settings.items()}
-        given["PROVISIONER_DEVICE_BROKER__URL"] = f"mqtt://127.0.0.1:{real.port}"
-        program = await asyncio.to_thread(Program(tmp_path / "data", given).start)
-        stack.push_async_callback(asyncio.to_thread, program.stop)
-        site = await stack.enter_async_context(await Site.at(program))
-        yield Beside(real, site, request.param)
+    async with running_beside(request.param, tmp_path) as made:
+        yield made
 
 
 async def test_a_device_gets_in_without_a_restart_and_out_while_it_is_connected(beside: Beside) -> None:
