@@ -38,6 +38,7 @@ from provisioner.admission import Admission, WrongKeyRates
 from provisioner.batches import Batches
 from provisioner.bulk import Bulk
 from provisioner.certification import Certification
+from provisioner.dps import Dps
 from provisioner.drafting import Drafts
 from provisioner.epochs import Epochs, Keyring, enrol
 from provisioner.errors import Unavailable
@@ -314,4 +315,5 @@ def _doors(
     drafts = Drafts(administration, store)
     bulk = Bulk(store.devices, administration, drafts, vault, entropy, mails=choices.mails)
     batches = Batches(store.devices, administration)
-    return Doors(serials, bulk, batches, allow_plain_without_tls=choices.rules.allow_plain_without_tls)
+    dps = Dps(store.dps, administration)
+    return Doors(serials, bulk, batches, dps, allow_plain_without_tls=choices.rules.allow_plain_without_tls)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -17,7 +18,20 @@ from provisioner.handover import new_text
 from provisioner.journal import line_about
 from provisioner.keys import reveal_key, seal_key
 from provisioner.lifecycle import Event, Phase, may
-from provisioner.model import Coupling, Credential, Kind, Millis, ProvisionRequest, Role, Secret, Status, evolve
+from provisioner.model import (
+    Account,
+    Coupling,
+    Credential,
+    Kind,
+    Millis,
+    PolicyRules,
+    ProvisionRequest,
+    Role,
+    Secret,
+    Status,
+    evolve,
+)
+from provisioner.policies import render, values_of
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Listing, Note, Saved, Unit
 from provisioner.terms import (
@@ -51,6 +65,10 @@ class Administration(Creation):
     def next_id(self, now: Millis) -> int:
         """A fresh id, for what hangs on accounts and is kept elsewhere."""
         return self._ids.next(now)
+
+    def new_uid(self) -> str:
+        """A fresh uid: 32 hex digits."""
+        return self._entropy(16).hex()
 
     # -- read ----------------------------------------------------------------------------------------------------------
 
@@ -275,6 +293,64 @@ class Administration(Creation):
         if transitions.is_closed(before):
             return transitions.reopen(before, sealed), ()
         return await self._withdraw(before, now, **transitions.fresh(sealed))
+
+    # -- hand over to another account ----------------------------------------------------------------------------------
+
+    async def move(
+        self, actor: Actor, request: ProvisionRequest, account: Account, changes: Mapping[str, object], now: Millis
+    ) -> ProvisionRequest:
+        """Let a request start over in an account, with the key that it has; if it is switched on, in a window from now.
+
+        What its policy fills in is filled in anew. Raises `Conflict`: `busy` where it changed since it was read.
+        """
+        check_role(actor, Role.PREPARER)
+        before = await self._current(actor, request.id, None)
+        if (before.optlock, before.job_optlock) != (request.optlock, request.job_optlock):
+            raise _busy()
+        if account.id != before.account_id:
+            await self._check_quota(account)
+            policy.check_username_fits(account.name, before.client_id)
+            if account.device_broker != before.device_broker and before.generation:
+                raise Conflict("another-broker", "the organisation uses another device broker; make a request there")
+        leaving: tuple[Credential, ...]
+        if before.phase is Phase.PENDING:
+            saved, leaving = transitions.changed(before, retry_count=0, last_refusal=None), ()
+        else:
+            saved, leaving = await self._reopened(before, None, now, again=True)
+        ruled = await self._ruled_anew(before, account, now, opens=changes.get("status") is Status.ENABLED)
+        after = evolve(saved.after, **ruled, **changes)
+        check_tight(self._brokers.get(account.device_broker), after.coupling)
+        done = await self._commit_verb(actor, "move", Saved(before, after), leaving, now)
+        if done is None:
+            raise _busy()
+        return done
+
+    async def _ruled_anew(
+        self, before: ProvisionRequest, account: Account, now: Millis, *, opens: bool
+    ) -> dict[str, object]:
+        rules = await self.policies.made_by(before.labels) or PolicyRules()
+        configuration = before.configuration
+        if rules.configuration is not None:
+            values = values_of(account, before.client_id, before.facts, before.device_name)
+            configuration = configuration_text(render(json.loads(rules.configuration), values))
+        return {
+            "account_id": account.id,
+            "account_name": account.name,
+            "device_broker": account.device_broker,
+            "coupling": policy.resolve_coupling(rules.coupling, account.coupling),
+            "configuration": configuration,
+            "activates_on": now if opens else None,
+            "expires_on": now + rules.window * 1000 if opens and rules.window is not None else None,
+        }
+
+    async def end(self, actor: Actor, request: ProvisionRequest, now: Millis) -> None:
+        """Take away what a request has, or may get: it is closed, or will be as soon as nothing of it is live."""
+        if request.phase in (Phase.CONFIRMED, Phase.RENEWING):
+            await self.revoke(actor, request.id, now)
+        elif request.phase is Phase.PENDING or (
+            may(request.phase, Event.WITHDRAW) and request.phase is not Phase.RETIRING
+        ):
+            await self.stop(actor, request.id, now)
 
     # -- shared --------------------------------------------------------------------------------------------------------
 

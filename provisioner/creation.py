@@ -81,7 +81,7 @@ class NewRequest:
     overwrite: bool = False
     secure_url: bool | None = None
     coupling: Coupling = Coupling.INHERITED
-    kind: Kind = Kind.PASSWORD
+    kind: Kind | None = None
     confirm: Confirm | None = None
     confirm_time: int | None = None
     configuration: Mapping[str, object] | None = None
@@ -89,6 +89,7 @@ class NewRequest:
     device_name: str | None = None
     labels: Labels = NO_LABELS
     policy_name: str = ""
+    record: str | None = None
     topics: str | None = None
     validity: Millis | None = None
     forget: bool = False
@@ -236,11 +237,14 @@ class Creation(Desk):
             )
         return None
 
+    async def _check_quota(self, account: Account) -> None:
+        if account.quota is not None and await self._store.count_open(account.id) >= account.quota:
+            raise QuotaExceeded("quota-exceeded", f"account {account.name} has its {account.quota} open requests")
+
     async def _make_room(
         self, account: Account, new: NewRequest, now: Millis
     ) -> list[tuple[Saved, tuple[Credential, ...]]]:
-        if account.quota is not None and await self._store.count_open(account.id) >= account.quota:
-            raise QuotaExceeded("quota-exceeded", f"account {account.name} has its {account.quota} open requests")
+        await self._check_quota(account)
         others = await self._store.find_open(account.device_broker, new.client_id)
         if others and any(other.account_id != account.id for other in others):
             raise Conflict("client-id-taken", "this clientId belongs to another account of the same device broker")
@@ -285,10 +289,11 @@ class Creation(Desk):
             labels=new.labels,
             topics=new.topics,
             validity=new.validity,
+            record=new.record,
             forget=new.forget,
             reuse_key=new.reuse_key,
             retry_max_attempts=self._retry_max if new.retry_max_attempts is None else new.retry_max_attempts,
-            kind=new.kind,
+            kind=new.kind or Kind.PASSWORD,
             keys_sealed=None if key is None else seal_key(self._vault, request_id, key, user.username, new.client_id),
             created_on=now,
             created_by=actor.token_id,
@@ -300,8 +305,11 @@ class Creation(Desk):
 def _ruled(new: NewRequest, found: Policy, account: Account, now: Millis) -> NewRequest:
     """What the policy says where the creator does not (`policies`, rule 3)."""
     rules = found.rules
+    if new.kind is not None and new.kind not in rules.kinds:
+        raise Invalid("kind-not-ruled", f"the policy has {', '.join(rules.kinds)} only", field="credentialKind")
     start = now if new.activates_on is None else new.activates_on
-    ends = None if rules.window is None else start + rules.window * 1000
+    # What is registered only gets its window when it is allocated.
+    ends = None if rules.window is None or new.record is not None else start + rules.window * 1000
     configuration = new.configuration
     if configuration is None and rules.configuration is not None:
         values = values_of(account, new.client_id, new.facts, new.device_name)
@@ -314,6 +322,7 @@ def _ruled(new: NewRequest, found: Policy, account: Account, now: Millis) -> New
         confirm_time=rules.confirm_time if new.confirm_time is None else new.confirm_time,
         retry_max_attempts=rules.retry_max_attempts if new.retry_max_attempts is None else new.retry_max_attempts,
         expires_on=ends if new.expires_on is None else new.expires_on,
+        kind=new.kind or Kind(rules.kinds[0]),
         secure_url=rules.secure_url if new.secure_url is None else new.secure_url,
         configuration=configuration,
         topics=rules.topics,

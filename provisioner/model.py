@@ -153,21 +153,18 @@ class Label:
     created_by: int
 
 
-KINDS = ("password",)
-"""Kinds of credentials that can be prescribed."""
-
-
 @dataclass(frozen=True, slots=True)
 class PolicyRules:
     """The rules; None says nothing. `confirm_time`, `window` and `validity` in seconds.
 
     `window`: from the start of a request to its end. `validity`: after that a proved credential is renewed. `topics`:
-    see `topics`. `configuration`: JSON text of the template. `storage_ceiling_gb`: what a device may ask for at most.
+    see `topics`. `kinds`: those a request may have, the first where it does not say. `configuration`: JSON text of the
+    template. `storage_ceiling_gb`: what a device may ask for at most.
     """
 
     username: str | None = None
     coupling: Coupling = Coupling.INHERITED
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[Kind, ...] = (Kind.PASSWORD,)
     validity: int | None = None
     confirm: Confirm | None = None
     confirm_time: int | None = None
@@ -248,7 +245,8 @@ NO_LABELS = Labels()
 class ProvisionRequest:
     """The pending permission for one device, with its job: the seed's ProvisionRequest and ProvisionJob.
 
-    `topics` see `topics`; `validity`: how long after its confirmation a credential is renewed.
+    `topics` see `topics`; `validity`: how long after its confirmation a credential is renewed; `record`
+    is what another product's door keeps beside it (`dps`).
     `optlock` counts the operator's changes, `job_optlock` those of the hand-over. `generation` is the newest minted
     for this request (0: none), `proved_generation` the one a device last proved.
     """
@@ -295,6 +293,7 @@ class ProvisionRequest:
     topics: str | None = None
     validity: Millis | None = None
     kind: Kind = Kind.PASSWORD
+    record: str | None = None
 
 
 @dataclass(frozen=True)

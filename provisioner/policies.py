@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from provisioner.errors import Conflict, Invalid, NotFound
 from provisioner.labels import LONGEST_NAME, Accounts
-from provisioner.model import KINDS, Account, Confirm, Coupling, Facts, Millis, Policy, PolicyRules
+from provisioner.model import Account, Confirm, Coupling, Facts, Kind, Labels, Millis, Policy, PolicyRules
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Entropy, Note, PolicyLedger
 from provisioner.terms import check_attempts, check_confirm_time, configuration_text
@@ -102,6 +102,13 @@ class PolicyDesk:
             raise Invalid("unknown-policy", f"{field} names a policy that this account does not have", field=field)
         return ranked[0][2]
 
+    async def made_by(self, labels: Labels) -> PolicyRules | None:
+        """The rules that a request was made by; None: by no policy."""
+        if labels.policy_uid is None:
+            return None
+        found = await self._ledger.find(labels.policy_uid, labels.policy_version)
+        return found[0].rules if found else None
+
     async def _seen(self, actor: Actor) -> frozenset[int | None] | None:
         visible = await self._accounts.visible(actor)
         return None if visible is None else visible | frozenset(await self._accounts.above(actor.account_id))
@@ -135,8 +142,8 @@ def _unknown() -> NotFound:
 
 def check_rules(rules: PolicyRules) -> None:
     """Whether requests can be made by these. Raises `Invalid`."""
-    if not rules.kinds or set(rules.kinds) - set(KINDS) or len(set(rules.kinds)) != len(rules.kinds):
-        raise Invalid("invalid-kinds", f"kinds must be of {', '.join(KINDS)}, each once", field="kinds")
+    if not rules.kinds or len(set(rules.kinds)) != len(rules.kinds):
+        raise Invalid("invalid-kinds", f"kinds must be of {', '.join(Kind)}, each once", field="kinds")
     if rules.confirm_time is not None:
         check_confirm_time(rules.confirm_time)
     if rules.retry_max_attempts is not None:
@@ -202,7 +209,7 @@ def parse_rules(text: str) -> PolicyRules:
     """Inverse of `rules_text`; what a later version of the program added says nothing."""
     said = json.loads(text)
     coupling, confirm = Coupling(said.pop("coupling")), said.pop("confirm")
-    kinds = tuple(said.pop("kinds"))
+    kinds = tuple(map(Kind, said.pop("kinds")))
     return PolicyRules(coupling=coupling, confirm=confirm and Confirm(confirm), kinds=kinds, **said)
 
 

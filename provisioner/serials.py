@@ -22,7 +22,7 @@ from provisioner.administration import Administration
 from provisioner.admission import Admission
 from provisioner.creation import NewRequest
 from provisioner.errors import Conflict, Forbidden, Invalid, NotFound, Reason, Rejected
-from provisioner.lifecycle import CLOSED, Event, Phase, may
+from provisioner.lifecycle import CLOSED, Phase
 from provisioner.model import Account, AccountKind, Entry, Facts, Millis, Origin, ProvisionRequest, Role, Secret, Status
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Note, Store
@@ -348,7 +348,7 @@ class Serials:
             raise NotFound("no-such-serial", "the old serial number was never enabled")
         if former == serial_number:
             raise Invalid("same-serial", "sn and oldsn are the same; leave out oldsn to enable it again", field="oldsn")
-        await self._end(actor, replaced, now)
+        await self._administration.end(actor, replaced, now)
         if state.request is None:
             return await self._create(actor, model, serial_number, replaced, now)
         return await self._open_again(actor, state.request, now)
@@ -358,16 +358,7 @@ class Serials:
         check_role(actor, *_MAY_ENABLE)
         state = await self.get(model, serial_number, now)
         if state.request is not None:
-            await self._end(actor, state.request, now)
-
-    async def _end(self, actor: Actor, request: ProvisionRequest, now: Millis) -> None:
-        if may(request.phase, Event.WITHDRAW) and request.phase is not Phase.RETIRING:
-            if request.phase in (Phase.CONFIRMED, Phase.RENEWING):
-                await self._administration.revoke(actor, request.id, now)
-            else:
-                await self._administration.stop(actor, request.id, now)
-        elif request.phase is Phase.PENDING:
-            await self._administration.stop(actor, request.id, now)
+            await self._administration.end(actor, state.request, now)
 
     async def _create(
         self, actor: Actor, model: Model, serial_number: str, like: ProvisionRequest | None, now: Millis

@@ -11,11 +11,24 @@ from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
-from broker.http import accounts, carbonite, device_brokers, events, exosite, health, keys, labels, policies, requests
+from broker.http import (
+    accounts,
+    carbonite,
+    device_brokers,
+    enos,
+    events,
+    exosite,
+    health,
+    keys,
+    labels,
+    policies,
+    requests,
+)
 from broker.http import oversight as journal
 from broker.http.doors import Doors
 from broker.http.gate import Gate
-from broker.http.problems import MEDIA_TYPE, Problem, answer
+from broker.http.manners import answer
+from broker.http.problems import MEDIA_TYPE, Problem
 from provisioner import __version__
 from provisioner.administration import Administration
 from provisioner.epochs import Epochs
@@ -80,6 +93,7 @@ def create_app(
         device_brokers.router,
         exosite.router,
         carbonite.router,
+        enos.router,
         health.router,
     ):
         app.include_router(router)

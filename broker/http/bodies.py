@@ -127,8 +127,8 @@ class RequestCreator(Creator):
     overwrite_if_duplicate: bool = False
     provision_secure_url: bool | None = Field(default=None, alias="provisionSecureURL")
     device_credentials_tight: Annotated[Coupling, Word] = Coupling.INHERITED
-    credential_kind: Annotated[Kind, Word] = Field(
-        default=Kind.PASSWORD, description="x509: a certificate on the device's own key, and provisionSecureURL"
+    credential_kind: Annotated[Kind, Word] | None = Field(
+        default=None, description="x509: a certificate on the device's own key, and provisionSecureURL"
     )
     confirm: Annotated[Confirm, Word] | None = None
     confirm_time: Number | None = Field(default=None, description="seconds")

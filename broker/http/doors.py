@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from provisioner.batches import Batches
 from provisioner.bulk import Bulk
+from provisioner.dps import Dps
 from provisioner.serials import Serials
 
 
@@ -19,6 +20,7 @@ class Doors:
     serials: Serials
     bulk: Bulk
     batches: Batches
+    dps: Dps
     allow_plain_without_tls: bool = False
 
 

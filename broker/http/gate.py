@@ -25,7 +25,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from broker.http.problems import UNAUTHENTICATED, answer
+from broker.http.manners import answer
+from broker.http.problems import UNAUTHENTICATED
 from provisioner.errors import Forbidden, Invalid
 from provisioner.policy import Actor
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from broker.http.bodies import MAX_NUMBER, Body, Creator, Digits, Id, Number, Text, Uid, Word
 from broker.http.calls import Asked
 from broker.http.entities import Entity, entity
-from provisioner.model import Confirm, Coupling, Policy, PolicyRules
+from provisioner.model import Confirm, Coupling, Kind, Policy, PolicyRules
 from provisioner.policies import read_rules
 
 router = APIRouter(prefix="/v2/policies", tags=["policies"])
@@ -40,7 +40,7 @@ class Rules(Creator):
     name: Text
     provision_user_username: Text | None = None
     device_credentials_tight: Annotated[Coupling, Word] | None = None
-    kinds: list[Text] | None = None
+    kinds: list[Annotated[Kind, Word]] | None = Field(default=None, description="the first is the default")
     validity: Number | None = Field(default=None, description="seconds after which a proved credential is renewed")
     confirm: Annotated[Confirm, Word] | None = None
     confirm_time: Number | None = Field(default=None, description="seconds")
@@ -93,7 +93,7 @@ class PolicyEntity(Entity):
     optlock: int = Field(description="its version")
     provision_user_username: str | None
     device_credentials_tight: Coupling
-    kinds: list[str]
+    kinds: list[Kind]
     validity: int | None
     confirm: Confirm | None
     confirm_time: int | None

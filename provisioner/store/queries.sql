@@ -81,6 +81,46 @@ SELECT uid, kind, account_id, name, created_on, created_by FROM label
 -- name: delete_label
 DELETE FROM label WHERE uid = :uid RETURNING uid;
 
+-- name: add_master_data_group
+INSERT INTO master_data_group (id, account_id, name, schema) VALUES (:id, :account_id, :name, :schema);
+
+-- name: find_master_data_groups
+SELECT id, account_id, name, schema FROM master_data_group WHERE :id IS NULL OR id = :id ORDER BY name, id;
+
+-- name: delete_master_data_group
+DELETE FROM master_data_group WHERE id = :id;
+
+-- name: add_registration_group
+INSERT INTO registration_group (id, account_id, name, master_data_group, product_key, region_id, policy_uid, reprovisioning)
+VALUES (:id, :account_id, :name, :master_data_group, :product_key, :region_id, :policy_uid, :reprovisioning);
+
+-- name: find_registration_groups
+SELECT id, account_id, name, master_data_group, product_key, region_id, policy_uid, reprovisioning
+  FROM registration_group WHERE :id IS NULL OR id = :id ORDER BY name, id;
+
+-- name: delete_registration_group
+DELETE FROM registration_group WHERE id = :id;
+
+-- name: next_batch
+UPDATE registration_group SET batches = batches + 1 WHERE id = :id RETURNING batches;
+
+-- name: find_registered
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE r.record IS NOT NULL AND (:sn IS NULL OR r.serial_number = :sn)
+   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
+   AND (:group_id IS NULL OR json_extract(r.record, '$.group_id') = :group_id)
+   AND (:region_id IS NULL OR json_extract(r.record, '$.region_id') = :region_id)
+   AND (:product_key IS NULL OR json_extract(r.record, '$.product_key') = :product_key)
+   AND (:batch_order IS NULL OR json_extract(r.record, '$.batch_order') = :batch_order)
+ ORDER BY r.id DESC LIMIT :limit OFFSET :offset;
+
+-- name: find_times
+SELECT request_id, max(CASE WHEN phase = 'CONFIRMED' AND before IS NOT 'CONFIRMED' THEN at END),
+       max(CASE WHEN phase IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED') AND before IS NOT phase THEN at END)
+  FROM journal WHERE request_id IN (SELECT value FROM json_each(:ids)) GROUP BY request_id;
+
 -- name: add_policy
 INSERT INTO policy (uid, version, account_id, name, rules, created_on, created_by)
 VALUES (:uid, :version, :account_id, :name, :rules, :created_on, :created_by);
@@ -108,7 +148,8 @@ SELECT json_group_array(json_array(id, optlock, job_optlock)) FROM request
  WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: save_request
-UPDATE request SET status = :status, activates_on = :activates_on, expires_on = :expires_on, secure_url = :secure_url,
+UPDATE request SET account_id = :account_id, device_broker = :device_broker, record = :record, topics = :topics,
+       validity = :validity, status = :status, activates_on = :activates_on, expires_on = :expires_on, secure_url = :secure_url,
        coupling = :coupling, confirm = :confirm, confirm_time = :confirm_time, configuration = :configuration,
        serial_number = :serial_number, mac_address = :mac_address, vendor = :vendor, brand = :brand, model = :model,
        device_name = :device_name, labels = :labels, forget = :forget, reuse_key = :reuse_key,
@@ -131,13 +172,14 @@ INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, devic
        expires_on, secure_url, coupling, confirm, confirm_time, configuration, serial_number, mac_address, vendor,
        brand, model, device_name, forget, reuse_key, retry_max_attempts, keys_sealed, phase, generation,
        proved_generation, retry_count, rotate_wanted, stop_wanted, skipped, progress, start_on, last_refusal,
-       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity, kind)
+       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity,
+       kind, record)
 VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broker, :status, :activates_on,
        :expires_on, :secure_url, :coupling, :confirm, :confirm_time, :configuration, :serial_number, :mac_address,
        :vendor, :brand, :model, :device_name, :forget, :reuse_key, :retry_max_attempts, :keys_sealed, :phase,
        :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
        :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock, :labels,
-       :topics, :validity, :kind);
+       :topics, :validity, :kind, :record);
 
 -- name: save_credentials
 -- Rows as a JSON array of objects. A password is sealed once, at the mint, and wiped once: in between only a rotation

@@ -38,6 +38,7 @@ from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
 from provisioner.store.certificate_rows import SqliteCertificates
 from provisioner.store.devicerows import SqliteDevices
+from provisioner.store.dpsrows import SqliteDps
 from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.labelrows import SqliteLabels
@@ -167,6 +168,7 @@ class SqliteStore:
         self.certificates = SqliteCertificates(self._read, _Gatherer)
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
+        self.dps = SqliteDps(self._read, self._change)
         self.labels = SqliteLabels(self._read, self._change)
         self.policies = SqlitePolicies(self._read, self._journaled)
         self.devices = SqliteDevices(self._reading, self._transact, self._tell)

@@ -90,6 +90,7 @@ _REQUEST = [
     "r.topics",
     "r.validity",
     "r.kind",
+    "r.record",
 ]
 _EVENT = [
     "e.seq",
@@ -162,6 +163,8 @@ def _load() -> dict[str, str]:
     }
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
+        if name in statements:
+            raise ValueError(f"queries.sql has two statements {name}")
         sql = body
         for mark, names in columns.items():
             sql = sql.replace(mark, names)
@@ -201,8 +204,9 @@ def read_request(row: Row) -> ProvisionRequest:
         None if row[33] is None else JobStatus(row[33]),
         *row[34:42],
         NO_LABELS if row[42] is None else _read_labels(row[42]),
-        *row[43 : _WIDTH - 1],
-        _KINDS[row[_WIDTH - 1]],
+        *row[43:45],
+        _KINDS[row[45]],
+        *row[46:_WIDTH],
     )
     return made(ProvisionRequest, dict(zip(_REQUEST_FIELDS, values, strict=True)))
 

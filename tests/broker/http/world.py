@@ -19,6 +19,7 @@ from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
 from provisioner.batches import Batches
 from provisioner.bulk import Bulk
+from provisioner.dps import Dps
 from provisioner.drafting import Drafts
 from provisioner.entities import NewAccount
 from provisioner.epochs import Epochs
@@ -153,6 +154,7 @@ class World:
             Serials(store.serials, store, self.administration, self.provisioner, admission),
             Bulk(store.devices, self.administration, drafts, vault, os.urandom, mails=True),
             Batches(store.devices, self.administration),
+            Dps(store.dps, self.administration),
         )
         self.store, self.vault = store, vault
         self.app = create_app(
