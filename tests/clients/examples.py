@@ -113,7 +113,10 @@ class Device:
         file = directory / "device.json"
         file.touch(0o600)
         file.write_text(json.dumps({"times": QUICK} | dict(factory)))
-        self._log = directory.with_suffix(".log")
+        self.steps: list[str] = []
+        """What it printed since it was made."""
+        self._said: asyncio.Queue[str | None] = asyncio.Queue()
+        self._listener: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -130,22 +133,29 @@ class Device:
         """What it still knows of what the factory wrote."""
         return dict(json.loads((self.directory / "device.json").read_text()))
 
-    @property
-    def steps(self) -> list[str]:
-        """What it printed since it was made."""
-        return self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
-
     async def start(self) -> None:
         """Switch it on."""
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.client.command(),
-                str(self.directory),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = await asyncio.create_subprocess_exec(
+            *self.client.command(),
+            str(self.directory),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._listener = asyncio.create_task(self._listen(self._process))
+
+    async def says(self, step: str) -> None:
+        """Wait until it prints a step that begins like this."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while (said := await self._said.get()) is not None:
+                    if said.startswith(step):
+                        return
+        except TimeoutError:
+            pass
+        await self.cut()
+        raise AssertionError(f"{self.client.name} does not say {step}: {self.steps}")
 
     async def end(self) -> int:
         """Wait until it ends by itself; its exit code."""
@@ -156,7 +166,7 @@ class Device:
         except TimeoutError:
             await self.cut()
             raise AssertionError(f"{self.client.name} does not end: {self.steps}") from None
-        self._check_steps()
+        await self._tidy()
         return code
 
     async def cut(self) -> None:
@@ -165,12 +175,25 @@ class Device:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
-        self._check_steps()
+        await self._tidy()
 
     async def run(self) -> int:
         """Switch it on and wait for its end."""
         await self.start()
         return await self.end()
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout
+        async for line in process.stdout:
+            self.steps.append(line.decode(errors="replace").rstrip())
+            self._said.put_nowait(self.steps[-1])
+        self._said.put_nowait(None)
+
+    async def _tidy(self) -> None:
+        assert self._listener
+        await self._listener
+        self._said = asyncio.Queue()
+        self._check_steps()
 
     def _check_steps(self) -> None:
         known = self.secrets | ({self.credential["credentials"]["password"]} if self.credential else set())
