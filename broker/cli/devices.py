@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.cli import fleet
+from broker.cli import fleet, replay
 from broker.cli.client import SecretFile
 from broker.cli.endpoints import (
     At,
@@ -37,6 +37,7 @@ from broker.fleet.actions import Identity, Mode, Options, Step
 from broker.fleet.device import Device
 from broker.fleet.flash import MemoryFlash
 from broker.fleet.replies import Credential, Reply
+from broker.fleet.transcript import Recorder
 from broker.fleet.unit import Outcome, Unit
 from broker.lifetime import run
 
@@ -93,6 +94,9 @@ _OTHER_WAYS: dict[tuple[str, ...], str] = {
 }
 
 
+app.command("replay")(replay.replay)
+
+
 @app.callback()
 def _device() -> None:
     """Be a device: claim a credential, log in with it."""
@@ -120,6 +124,10 @@ def claim(
         Path | None, typer.Option(metavar="FILE", help="Write the credential with its password or key here, mode 0600.")
     ] = None,
     show_password: Annotated[bool, typer.Option("--show-password", help="Print the password or key too.")] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every step here, without secrets, for `device replay` or a report."),
+    ] = None,
     patience: Annotated[float, typer.Option("--timeout", min=0.1, help="Give up after so many seconds.")] = 60.0,
     as_json: Json = False,
 ) -> None:
@@ -128,15 +136,20 @@ def claim(
     Asks for the activation key, and for the user's password where the data directory does not have it. Exit code 0
     only when the credential is confirmed.
 
-    Example: provisioner device claim dev-1 --key-file dev-1.key --save dev-1.json
+    Example: provisioner device claim dev-1 --key-file dev-1.key --save dev-1.json --record dev-1.jsonl
     """
     site = find_site(where(ctx), at, mqtt=mqtt, tls=tls, ca=ca)
     key = read_secret(f"Activation key of {client_id}", key_file)
     user, password = find_login(site, user, password_file)
     identity = Identity(user, password, client_id, key)
     options = Options(mode, encoding(cbor), csr=csr, root=site.root)
-    with SecretFile(save) as file:
-        outcome = run(_claim(identity, options, site, patience, quiet=as_json))
+    with SecretFile(save) as file, SecretFile(record) as transcript:
+        device = Device(identity, options, MemoryFlash(), secrets.token_bytes)
+        recorder = Recorder(user, client_id, options.encoding, device.peek, f"{mode} mode")
+        try:
+            outcome = run(_claim(device, site, patience, user, recorder, quiet=as_json))
+        finally:
+            transcript.write(recorder.text())
         if outcome.credential is None or not outcome.is_confirmed:
             raise Failed(explain(outcome, site))
         file.write(json.dumps(_fields(outcome.credential, with_secret=True), indent=2))
@@ -148,17 +161,17 @@ def claim(
         say(f"The {secret} is nowhere now: --save FILE keeps it, --show-password prints it.")
 
 
-async def _claim(identity: Identity, options: Options, site: Site, patience: float, *, quiet: bool) -> Outcome:
+async def _claim(device: Device, site: Site, patience: float, user: str, recorder: Recorder, *, quiet: bool) -> Outcome:
     started = time.monotonic()
-    login = f"{site.words}, MQTT {'5' if site.endpoint.version == 5 else '3.1.1'}, as {identity.user}"
+    recorder.start(time.monotonic)
+    login = f"{site.words}, MQTT {'5' if site.endpoint.version == 5 else '3.1.1'}, as {user}"
 
     def tell(step: Step) -> None:
         if step.name in _LABELS and not quiet:
             told = login if step.name == "connect" else _told(step)
             say(f"{time.monotonic() - started:7.3f} s  {_LABELS[step.name]:<14} {told}".rstrip())
 
-    device = Device(identity, options, MemoryFlash(), secrets.token_bytes)
-    return await Unit(device, site.endpoint, patience=patience, observe=tell).run()
+    return await Unit(device, site.endpoint, patience=patience, observe=tell, tap=recorder.tap).run()
 
 
 def _told(step: Step) -> str:

@@ -109,6 +109,13 @@ class Device:
         actions, self._actions = self._actions, []
         return actions
 
+    def peek(self, payload: bytes) -> bytes | None:
+        """What is inside a sealed reply, None if it is not for us; for whoever keeps a record, nothing happens."""
+        try:
+            return self._messages.open(parse_reply(payload, self._options.encoding))
+        except (Unreadable, NotForUs):
+            return None
+
     # What happened -----------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:

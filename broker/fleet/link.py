@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -77,6 +78,10 @@ _FOR_GOOD: Final[dict[int, set[int]]] = {
 }
 
 
+Tap = Callable[[str, Packet], None]
+"""Told of each packet: who sent it, `device` or `server`, and what it is."""
+
+
 class Lost(Exception):
     """The connection is gone or could not be had; `str()` says why."""
 
@@ -103,8 +108,14 @@ class Link:
     """An open connection; made by `open`."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, version: int, patience: float
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        version: int,
+        patience: float,
+        tap: Tap | None = None,
     ) -> None:
+        self._tap = tap
         self._reader = reader
         self._writer = writer
         self._version = version
@@ -125,6 +136,7 @@ class Link:
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
         seconds: float = OPEN_TIME,
+        tap: Tap | None = None,
     ) -> Self:
         """Connect and log in within `seconds`, which SUBSCRIBE then gets as well; raises Lost or Refused.
 
@@ -134,7 +146,7 @@ class Link:
         link = None
         try:
             async with asyncio.timeout(seconds):
-                link = cls(*await _open_streams(address, tls, server_name), version, seconds)
+                link = cls(*await _open_streams(address, tls, server_name), version, seconds, tap)
                 await link._log_in(login)
         except BaseException as error:
             if link is not None:
@@ -240,9 +252,14 @@ class Link:
             raise Lost(f"the server breaks the protocol: {error}") from None
         except OSError as error:
             raise Lost(f"the connection broke: {error.strerror or error}") from None
-        return self._packets.popleft()
+        packet = self._packets.popleft()
+        if self._tap is not None:
+            self._tap("server", packet)
+        return packet
 
     def _write(self, packet: Packet) -> None:
+        if self._tap is not None:
+            self._tap("device", packet)
         if not self._writer.is_closing():  # uvloop raises where asyncio forgets
             self._writer.write(encode(packet, self._version))
 

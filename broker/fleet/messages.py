@@ -75,14 +75,15 @@ class Messages:
         if self._options.mode is Mode.PLAIN:
             credential = parse_offer(reply.body, self.client_id)
         else:
-            credential = parse_offer(read_map(self._open(reply), self._options.encoding), self.client_id)
+            credential = parse_offer(read_map(self.open(reply), self._options.encoding), self.client_id)
         if credential.certificate is None:
             return credential
         if self.device_key is None or not self.device_key.is_certified_by(credential.certificate):
             raise Unreadable
         return replace(credential, private_key=self.device_key.pem)
 
-    def _open(self, reply: Reply) -> bytes:
+    def open(self, reply: Reply) -> bytes:
+        """Open a sealed reply; raises NotForUs unless it is sealed as we asked."""
         mode, sealed = self._options.mode, reply.sealed or ""
         request_id, nonce = reply.request_id or "", reply.nonce or ""
         if mode is Mode.HPKE and reply.alg == HPKE and self._opening_key is not None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from broker.fleet.actions import Action, Connect, Disconnect, Login, Publish, Step, Subscribe
 from broker.fleet.device import Device, State
-from broker.fleet.link import Link, Lost, Refused
+from broker.fleet.link import Link, Lost, Refused, Tap
 from broker.fleet.link import Login as Account
 from broker.fleet.replies import Address, Credential, Reply, parse_url
 from broker.fleet.roads import Roads
@@ -55,7 +55,7 @@ class Outcome:
         return self.reason == "confirmed"
 
 
-def _trusting(credential: Credential) -> ssl.SSLContext:
+def trusting(credential: Credential) -> ssl.SSLContext:
     """What the device broker's certificate is checked with, and the device's own to show where it has one."""
     context = ssl.create_default_context(cadata=credential.ca)
     if credential.certificate is not None and credential.private_key is not None:
@@ -70,7 +70,8 @@ def _trusting(credential: Credential) -> ssl.SSLContext:
 class Unit:
     """A device and its connections. `observe` is told each step; `stubborn` units never mind an absent server.
 
-    `clock_rate` seconds pass on the device's clock in one of ours.
+    `clock_rate` seconds pass on the device's clock in one of ours. `tap` gives what listens in on a connection about to
+    be opened, by its login, `provisioning` or `issued`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Unit:
         observe: Callable[[Step], None] = lambda _: None,
         roads: Roads | None = None,
         clock_rate: float = 1.0,
+        tap: Callable[[str], Tap] | None = None,
     ) -> None:
         self._device = device
         self._endpoint = endpoint
@@ -93,6 +95,7 @@ class Unit:
         self._link: Link | None = None
         self._roads = roads or Roads()
         self._clock_rate = clock_rate
+        self._tap = tap
         self._time = asyncio.get_running_loop().time
         self._end = ""
         self._reply: Reply | None = None
@@ -173,6 +176,7 @@ class Unit:
                 tls=endpoint.tls,
                 server_name=endpoint.address.host,
                 seconds=self._device.times.opening,
+                tap=self._tap("provisioning") if self._tap else None,
             )
         except Refused as error:
             self._lose(error, for_good=error.for_good)
@@ -198,13 +202,14 @@ class Unit:
         address = parse_url(credential.url)
         account = Account(credential.client_id, credential.username, credential.password)
         try:
-            tls = _trusting(credential) if address.tls else None
+            tls = trusting(credential) if address.tls else None
             link = await Link.open(
                 await self._roads.to_device_broker(address),
                 account,
                 tls=tls,
                 server_name=address.host,
                 seconds=self._device.times.opening,
+                tap=self._tap("issued") if self._tap else None,
             )
         except Refused as error:
             tell = self._device.login_refused if error.for_good else self._device.login_unreachable
