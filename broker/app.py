@@ -11,6 +11,7 @@ import asyncio
 import errno
 import json
 import os
+import socket
 import ssl
 import sys
 from collections import Counter
@@ -19,15 +20,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
-
-import structlog
+from urllib.parse import urlsplit
 
 from broker.datadir import Running
 from config import files
 from config.settings import DeviceBroker, Endpoint, Events, Http, Settings, Webhook
 from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
-from config.values import Address
+from config.values import Address, is_host
 from provisioner.errors import ProvisionerError
 from provisioner.ports import EventSink
 
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
+    from broker.listeners import Listeners
     from broker.mqtt.bridge import Bridge
     from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.responder import Responder
     from broker.mqtt.upstream import Site
     from broker.parts import Choices, Parts
-    from broker.tls import ServerTls
     from provisioner.model import BrokerAddress
 
 _BRIDGE_PATIENCE = 10.0
@@ -113,7 +113,8 @@ async def opened(settings: Settings) -> AsyncIterator[FastAPI]:
             None if address is None else str(address)
             for address in (settings.device_broker.listen, settings.device_broker.tls_listen)
         )
-        parts.devices.plain, parts.devices.secure = _told(settings.device_broker, listen, tls_listen)
+        root = parts.authority.in_force().root_pem
+        parts.devices.plain, parts.devices.secure = _told(settings.device_broker, listen, tls_listen, root)
         yield parts.api(Figures())
 
 
@@ -136,25 +137,31 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
     from broker.parts import assembled  # noqa: PLC0415  # rule 1
 
     _check_files(settings)
-    tls = _server_tls(settings)
     log.configure(settings.log.level, settings.log.format)
     lifetime.raise_file_limit()
     stop = asyncio.Event()
-    reloads: list[Callable[[], None]] = [lambda: _reload(tls)]
-    with lifetime.stopped_by_signals(stop), lifetime.reloaded_by_signal(lambda: [reload() for reload in reloads]):
-        async with (
-            assembled(settings.data_dir, _choices(settings)) as parts,
-            _serving(settings, parts, tls, chaotic=chaotic) as running,
-        ):
-            reloads.append(parts.authority.reload)
-            announcement = parts.directory.announce(running)
-            try:
-                lifetime.settle_memory()
-                _print_ready(running, settings.chaos.seed if chaotic else None)
-                greet(running, parts.is_fresh)
-                await stop.wait()
-            finally:
-                announcement.withdraw()
+    with lifetime.stopped_by_signals(stop):
+        async with assembled(settings.data_dir, _choices(settings)) as parts:
+            tls = _listeners(settings, parts)
+            with lifetime.reloaded_by_signal(parts.authority.reload, tls.reload):
+                async with _serving(settings, parts, tls, chaotic=chaotic) as running:
+                    await _until(stop, parts, running, greet, settings.chaos.seed if chaotic else None)
+
+
+async def _until(
+    stop: asyncio.Event, parts: Parts, running: Running, greet: Callable[[Running, bool], None], chaos_seed: int | None
+) -> None:
+    """Say that everything listens, and wait for the end."""
+    from broker.lifetime import settle_memory  # noqa: PLC0415  # rule 1
+
+    announcement = parts.directory.announce(running)
+    try:
+        settle_memory()
+        _print_ready(running, chaos_seed)
+        greet(running, parts.is_fresh)
+        await stop.wait()
+    finally:
+        announcement.withdraw()
 
 
 @asynccontextmanager
@@ -173,17 +180,16 @@ async def served(given: Mapping[str, str]) -> AsyncIterator[Running]:
     _check_files(settings)
     async with (
         assembled(settings.data_dir, _choices(settings)) as parts,
-        _serving(settings, parts, _server_tls(settings), chaotic=False) as running,
+        _serving(settings, parts, _listeners(settings, parts), chaotic=False) as running,
     ):
         yield running
 
 
 @asynccontextmanager
-async def _serving(
-    settings: Settings, parts: Parts, tls: Mapping[str, ServerTls], *, chaotic: bool
-) -> AsyncIterator[Running]:
+async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic: bool) -> AsyncIterator[Running]:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
     from broker.devicebrokers.watch import Watch  # noqa: PLC0415  # rule 1
+    from broker.http.pki import PkiFront  # noqa: PLC0415  # rule 1
     from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
@@ -204,7 +210,8 @@ async def _serving(
             stack.push_async_callback(sink.close)
         stack.push_async_callback(parts.broker.close)
         works, works_tls = await _listen_for_devices(settings, parts, tls)
-        serve_http = _serve_http(parts.api(figures), stack)
+        public = PkiFront(parts.api(figures), parts.pki(responder.claim, tls.own.is_this))
+        serve_http = _serve_http(public, stack)
         stack.callback(parts.feed.close)
         if (webhooks := _webhook_app(settings, parts)) is not None:
             await _listen_both("webhook", settings.webhook, tls, _serve_http(webhooks, stack))
@@ -224,6 +231,7 @@ async def _serving(
                 Stepper("journal", parts.log_head, now, asyncio.Event()),
                 Stepper("authority", parts.authority.step, now, parts.authority.wake),
                 Stepper("revocation", parts.revocation.step, now, parts.deliveries.waker()),
+                Stepper("listeners", tls.step, now, asyncio.Event()),
                 *_deliveries(settings, parts, sinks),
                 *(Stepper(f"watching {one.broker.name}", one.step, now, asyncio.Event()) for one in watches),
             ]
@@ -406,56 +414,55 @@ def _serve_http(api: ASGIApp, stack: AsyncExitStack) -> _Start:
     return start
 
 
-def _server_tls(settings: Settings) -> Mapping[str, ServerTls]:
-    """TLS of each section that listens with it, by the section's name."""
-    from broker.tls import ServerTls, server_context  # noqa: PLC0415  # rule 1
+def _listeners(settings: Settings, parts: Parts) -> Listeners:
+    """The TLS of each section that listens with it. Raises `Misconfigured`, `Unusable`, `Unavailable`."""
+    from broker.listeners import Listeners  # noqa: PLC0415  # rule 1
+    from broker.parts import now  # noqa: PLC0415  # rule 1
+    from broker.servercertificate import ServerCertificate  # noqa: PLC0415  # rule 1
 
-    made = {}
+    files: dict[str, tuple[Path, Path] | None] = {}
     for name in ("endpoint", "device_broker", "webhook", "http"):
         section: Endpoint | DeviceBroker | Webhook | Http = getattr(settings, name)
-        if section.tls_listen is not None and section.certificate is not None and section.private_key is not None:
-            client_ca = section.client_ca if isinstance(section, Webhook) else None
-            trusted = "" if client_ca is None else client_ca.read_text(encoding="utf-8", errors="replace")
-            made[name] = ServerTls(partial(server_context, section.certificate, section.private_key, trusted))
-    return made
+        if section.tls_listen is not None:
+            pair = section.certificate, section.private_key
+            files[name] = None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
+    own = ServerCertificate(parts.directory, parts.authority.in_force, _server_names(settings), parts.entropy)
+    return Listeners(files, own, parts.trusted, {"webhook": settings.webhook.client_ca}, now)
 
 
-def _reload(listeners: Mapping[str, ServerTls]) -> None:
-    """Read the certificates of our listeners again; one that cannot be used is told, and the former stays."""
-    log = structlog.get_logger(__name__)
-    for name, listener in listeners.items():
-        try:
-            listener.reload()
-        except OSError as error:  # an SSLError is one, too
-            reason = getattr(error, "reason", None) or error.strerror or str(error)
-            log.error("certificate not reloaded, the former one stays", listener=name, reason=reason)  # noqa: TRY400  # the reason says it all
-        else:
-            log.info("certificate reloaded", listener=name)
+def _server_names(settings: Settings) -> tuple[str, ...]:
+    """What our own listeners are certified for: what the settings say, else what this machine is called here."""
+    if settings.authority.server_names:
+        return tuple(settings.authority.server_names.split(","))
+    asked = (settings.device_broker.tls_listen, settings.endpoint.tls_listen, settings.http.tls_listen)
+    listened = [address.host for address in asked if address is not None and address.host not in _EVERYWHERE]
+    told = urlsplit(settings.device_broker.secure_url or "").hostname
+    names = [*([told] if told else []), *listened, socket.gethostname(), "localhost", "127.0.0.1", "::1"]
+    return tuple(dict.fromkeys(name for name in names if is_host(name)))
 
 
-async def _listen_for_devices(
-    settings: Settings, parts: Parts, tls: Mapping[str, ServerTls]
-) -> tuple[str | None, str | None]:
+async def _listen_for_devices(settings: Settings, parts: Parts, tls: Listeners) -> tuple[str | None, str | None]:
     """Where the embedded device broker listens without and with TLS, if there is one."""
     if settings.device_broker.kind != "embedded":
         return None, None
     works, works_tls = await _listen_both("device_broker", settings.device_broker, tls, parts.broker.start)
-    parts.devices.plain, parts.devices.secure = _told(settings.device_broker, works, works_tls)
+    root = parts.authority.in_force().root_pem
+    parts.devices.plain, parts.devices.secure = _told(settings.device_broker, works, works_tls, root)
     return works, works_tls
 
 
 async def _listen_both(
-    name: str, section: Endpoint | DeviceBroker | Webhook, tls: Mapping[str, ServerTls], start: _Start
+    name: str, section: Endpoint | DeviceBroker | Webhook, tls: Listeners, start: _Start
 ) -> tuple[str | None, str | None]:
     """Listen without and with TLS, as far as the settings say so; returns the addresses."""
     plain = None if section.listen is None else await _listen(f"{name}.listen", section.listen, start)
     return plain, await _listen_tls(name, section.tls_listen, tls, start)
 
 
-async def _listen_tls(name: str, address: Address | None, tls: Mapping[str, ServerTls], start: _Start) -> str | None:
+async def _listen_tls(name: str, address: Address | None, tls: Listeners, start: _Start) -> str | None:
     if address is None:
         return None
-    context = tls[name].context
+    context = tls.context(name)
     return await _listen(f"{name}.tls_listen", address, lambda host, port: start(host, port, context))
 
 
@@ -471,14 +478,16 @@ async def _listen(name: str, address: Address, start: Callable[[str, int], Await
 
 
 def _told(
-    section: DeviceBroker, plain: str | None = None, tls: str | None = None
+    section: DeviceBroker, plain: str | None = None, tls: str | None = None, root: str | None = None
 ) -> tuple[BrokerAddress | None, BrokerAddress | None]:
-    """What devices are told without and with TLS; None where there is nothing."""
+    """What devices are told without and with TLS; None where there is nothing. `root`: our authority's certificate."""
     from provisioner.model import BrokerAddress  # noqa: PLC0415  # rule 1
 
     url = section.url or (plain and f"mqtt://{plain}")
     secure_url = section.secure_url or (tls and f"mqtts://{tls}")
-    ca = None if section.ca is None else section.ca.read_text(encoding="utf-8", errors="replace")
+    ca = None if section.certificate is not None or section.tls_listen is None else root
+    if section.ca is not None:
+        ca = section.ca.read_text(encoding="utf-8", errors="replace")
     return BrokerAddress(url) if url else None, BrokerAddress(secure_url, ca) if secure_url else None
 
 

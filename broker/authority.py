@@ -102,6 +102,10 @@ class AuthorityWatch:
         self.wake = asyncio.Event()
         """Set when there is something to look at."""
 
+    def in_force(self) -> Authority:
+        """The authority that signs now."""
+        return self._certification.authority
+
     def reload(self) -> None:
         """Take what is on the disk now; what cannot be used is told, and the former stays."""
         try:

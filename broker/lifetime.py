@@ -89,9 +89,14 @@ def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reloaded_by_signal(reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` on every SIGHUP."""
+def reloaded_by_signal(*reloads: Callable[[], None]) -> Iterator[None]:
+    """Call these, in order, on every SIGHUP."""
     loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        for one in reloads:
+            one()
+
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         yield

@@ -24,14 +24,17 @@ from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.devicebrokers.watch import Beside
 from broker.entropy import Pool
+from broker.http import est, ocsp, trust
 from broker.http.app import create_app
 from broker.http.doors import Doors
 from broker.http.events import Feed
 from broker.http.metrics import registry
+from broker.http.pki import Door
 from broker.keyring import KeySource, open_keyring
 from broker.mqtt import messages
 from broker.mqtt.embedded import EmbeddedBroker
 from broker.mqtt.grant import Grant
+from certs.profile import Purpose
 from provisioner import restore
 from provisioner.administration import Administration
 from provisioner.admission import Admission, WrongKeyRates
@@ -40,13 +43,14 @@ from provisioner.bulk import Bulk
 from provisioner.certification import Certification
 from provisioner.dps import Dps
 from provisioner.drafting import Drafts
+from provisioner.enrolment import Enrolment, MakeClaim
 from provisioner.epochs import Epochs, Keyring, enrol
 from provisioner.errors import Unavailable
 from provisioner.event_desk import EventDesk
 from provisioner.handover import Vault, new_key
 from provisioner.jobs import Jobs
 from provisioner.logins import Logins
-from provisioner.model import Millis
+from provisioner.model import DeviceRights, Millis
 from provisioner.oversight import Oversight
 from provisioner.passwords import Passwords
 from provisioner.ports import DeviceBroker, Entropy
@@ -159,6 +163,23 @@ class Parts:
             registry(figures.claims, figures.connections),
         )
 
+    def trusted(self, now: Millis) -> str:
+        """The authorities of devices' certificates, PEM."""
+        return self.authority.in_force().bundle(Purpose.DEVICES, now)
+
+    def pki(self, claim: MakeClaim, is_ours: Callable[[str], bool]) -> Mapping[str, Door]:
+        """What is around certificates over HTTP, by path. `claim` takes EST's claims; `is_ours`: see `Ocsp`."""
+        certificates, authority = self.store.certificates, self.authority.in_force
+        return {
+            est.PREFIX: est.Est(Enrolment(self.provisioner, self.store, claim), self._authorities, now),
+            ocsp.PREFIX: ocsp.Ocsp(authority, certificates.find, is_ours, now),
+            trust.PREFIX: trust.TrustFiles(authority, lambda: self.revocation.lists, now),
+        }
+
+    def _authorities(self, now: Millis) -> str:
+        """All that devices may have to do with, PEM."""
+        return self.authority.in_force().bundle(Purpose.SERVERS, now) + self.trusted(now)
+
     async def forget_wiped(self, now: Millis) -> Millis:
         """Get what was wiped off the disk; when to come back."""
         return now + (_BETWEEN if await self.store.truncate_log() else _IN_A_MOMENT)
@@ -187,6 +208,13 @@ def _tell_health(trouble: str | None) -> None:
         _log.info("the ledger works again")
     else:
         _log.error("the ledger fails", detail=trouble)
+
+
+def _granted(rights: DeviceRights | None) -> Grant | None:
+    if rights is None:
+        return None
+    topics = rights.grant
+    return Grant(rights.account, rights.username, rights.client_id, topics.publish, topics.subscribe)
 
 
 @asynccontextmanager
@@ -222,13 +250,12 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     certification = Certification(authority, choices.authority.rules, entropy)
 
     async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:
-        rights = await provisioner.device_login(devices.name, username, password, client_id, now())
-        if rights is None:
-            return None
-        topics = rights.grant
-        return Grant(rights.account, rights.username, rights.client_id, topics.publish, topics.subscribe)
+        return _granted(await provisioner.device_login(devices.name, username, password, client_id, now()))
 
-    broker = EmbeddedBroker(authenticate)
+    async def by_certificate(certificate: bytes, client_id: str, _source: str) -> Grant | None:
+        return _granted(await provisioner.certificate_login(devices.name, certificate, client_id, now()))
+
+    broker = EmbeddedBroker(authenticate, by_certificate=by_certificate)
     devices = EmbeddedDevices(broker.kick, lambda: [grant.username for grant in broker.connected()])
     brokers: dict[str, DeviceBroker] = {devices.name: devices} if choices.embedded else {}
     brokers |= {one.name: one for one in choices.beside}

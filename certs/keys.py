@@ -29,7 +29,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
 
 PrivateKey: TypeAlias = EllipticCurvePrivateKey | Ed25519PrivateKey | RSAPrivateKey
 PublicKey: TypeAlias = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey
@@ -219,3 +226,13 @@ def _roca_marks() -> tuple[tuple[int, frozenset[int]], ...]:
 def key_id(spki: bytes) -> str:
     """The name the ledger remembers a key by: lower-case hex SHA-256 of its SubjectPublicKeyInfo."""
     return hashlib.sha256(spki).hexdigest()
+
+
+def private_pem(key: PrivateKey) -> str:
+    """PKCS#8 in PEM, not encrypted: for whoever keeps the file to himself."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
+
+
+def public_of_pem(pem: str) -> bytes:
+    """The public half (SPKI, DER) of the first private key in a PEM text; raises ValueError, TypeError."""
+    return spki_of(load_pem_private_key(pem.encode("ascii"), None).public_key())  # type: ignore[arg-type]  # any kind has one

@@ -25,6 +25,7 @@ from config.values import (
     Count,
     Delay,
     Folder,
+    HostNames,
     Listen,
     Name,
     OptionalFile,
@@ -68,8 +69,6 @@ def _check_listeners(
     if (certificate is None) != (private_key is None):
         missing = "certificate" if certificate is None else "private_key"
         raise ValueError(f"{section}.{missing} is missing: a certificate and its private key are set together")
-    if tls_listen is not None and certificate is None:
-        raise ValueError(f"{section}.tls_listen needs {section}.certificate and {section}.private_key, two PEM files")
 
 
 class Endpoint(Section):
@@ -78,7 +77,7 @@ class Endpoint(Section):
     listen: OptionalListen = Field(default=Address("127.0.0.1", 1884), description="Where devices claim without TLS.")
     tls_listen: OptionalListen = Field(default=None, description="Where devices claim with TLS.")
     certificate: OptionalFile = Field(
-        default=None, description="PEM file with the server's chain, its own certificate first."
+        default=None, description="PEM file with the server's chain; without one the authority certifies the listener."
     )
     private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
     root_topic: TopicRoot = Field(
@@ -196,7 +195,7 @@ class DeviceBroker(Section):
     listen: OptionalListen = Field(default=Address("127.0.0.1", 1883), description="Where devices work without TLS.")
     tls_listen: OptionalListen = Field(default=None, description="Where devices work with TLS.")
     certificate: OptionalFile = Field(
-        default=None, description="PEM file with the server's chain, its own certificate first."
+        default=None, description="PEM file with the server's chain; without one the authority certifies the listener."
     )
     private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
     ca: OptionalFile = Field(
@@ -337,6 +336,10 @@ class Authority(Section):
     crl_file: OptionalFile = Field(
         default=None, description="Revocation lists of all issuers are written there too, PEM, as Mosquitto's crlfile."
     )
+    server_names: HostNames = Field(
+        default="",
+        description="What the authority certifies our own listeners for, as devices and operators call them.",
+    )
     crl_url: PublishedUrl = Field(
         default=None, description="Where revocation lists are found; it goes into certificates, {issuer} in it too."
     )
@@ -353,7 +356,7 @@ class Http(Section):
     )
     tls_listen: OptionalListen = Field(default=None, description="The same with TLS.")
     certificate: OptionalFile = Field(
-        default=None, description="PEM file with the server's chain, its own certificate first."
+        default=None, description="PEM file with the server's chain; without one the authority certifies the listener."
     )
     private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ _BRACKETED = re.compile(r"\[(?P<host>[0-9A-Fa-f:.%A-Za-z]+)\]:(?P<port>[0-9]{1,5
 _PLAIN = re.compile(r"(?P<host>[^\[\]:\s]+):(?P<port>[0-9]{1,5})")
 _TOPIC_ROOT = r"^[A-Za-z0-9._:-]+(/[A-Za-z0-9._:-]+)*$"
 _TOP_PORT = 65535
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,64}}$){_LABEL}(?:\.{_LABEL})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,28 @@ def _check_control_url(value: str) -> str:
     return _check_webhook_url(value).rstrip("/")
 
 
+def _check_hosts(value: object) -> str:
+    """Names of this machine, as they stand in a certificate."""
+    names = [] if not isinstance(value, str) or not value.strip() else [name.strip() for name in value.split(",")]
+    if not isinstance(value, str) or len(set(names)) != len(names):
+        raise ValueError("not a text of names, each once")
+    for name in names:
+        if not is_host(name):
+            raise ValueError(f"{name} is no host name and no address")
+    return ",".join(names)
+
+
+def is_host(text: str) -> bool:
+    """Whether this is a host name of at most 64 characters, or an IP address."""
+    if _HOST.fullmatch(text) is not None:
+        return True
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_path(value: object) -> object:
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise ValueError("not a path")
@@ -177,6 +202,11 @@ ControlUrl = Annotated[
     BeforeValidator(_none_if_empty),
     _AsTextOrEmpty,
     Write('a URL such as "mqtt://127.0.0.1:1883" or "http://127.0.0.1:15672", or "" for none'),
+]
+HostNames = Annotated[
+    str,
+    BeforeValidator(_check_hosts),
+    Write('host names and IP addresses joined by ",", or "" for what this machine is called'),
 ]
 Name = Annotated[
     str,

@@ -81,13 +81,16 @@ class DeviceLogins:
                 return rights
         raise Unavailable("this device is being changed too often", retry_after=_SOON)
 
-    async def to_claim(self, certificate: bytes, client_id: str, now: Millis) -> CertificateSession | None:
+    async def to_claim(self, certificate: bytes, client_id: str | None, now: Millis) -> CertificateSession | None:
         """See `Provisioner.login_by_certificate`."""
         credential, serial = await self._find(certificate, now)
-        if credential is None or credential.client_id != client_id:
+        if credential is None or client_id not in (None, credential.client_id):
             return None
         dossier = await self._store.find_request(credential.request_id)
-        return None if dossier is None else CertificateSession(dossier.request.provision_username, serial)
+        if dossier is None:
+            return None
+        user, offered = dossier.request.provision_username, credential.state is State.OFFERED
+        return CertificateSession(user, credential.client_id, serial, credential.generation, offered)
 
     async def _find(self, certificate: bytes, now: Millis) -> tuple[Credential | None, str]:
         """The credential in force that a certificate is."""

@@ -513,10 +513,16 @@ class DeviceRights:
 
 @dataclass(frozen=True, slots=True)
 class CertificateSession:
-    """A provisioning session of a device that showed its certificate: `user` is whose topics it has."""
+    """A provisioning session of a device that showed its certificate: `user` is whose topics it has.
+
+    `is_offered`: nothing has confirmed this generation yet.
+    """
 
     user: str
+    client_id: str
     serial: str
+    generation: int
+    is_offered: bool
 
 
 class Line(NamedTuple):

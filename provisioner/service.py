@@ -150,12 +150,15 @@ class Provisioner:
         """
         return await self._device_logins.by_certificate(device_broker, certificate, client_id, now)
 
-    async def login_by_certificate(self, certificate: bytes, client_id: str, now: Millis) -> CertificateSession | None:
+    async def login_by_certificate(
+        self, certificate: bytes, client_id: str | None, now: Millis
+    ) -> CertificateSession | None:
         """The provisioning session of a device that showed this certificate (DER) where devices claim; None: refused.
 
-        It needs no user name and no password: `user` is whose topics the session has. Messages of it carry `serial` in
-        `Origin.certificate`, and then need neither key nor proof; whether the certificate still counts is looked up
-        with each claim. In CONFIRMED its claim is a renewal (section 5).
+        It needs no user name and no password: `user` is whose topics the session has. `client_id` None: the one that
+        the certificate was made for. Messages of the session carry `serial` in `Origin.certificate`, and then need
+        neither key nor proof; whether the certificate still counts is looked up with each claim. In CONFIRMED its
+        claim is a renewal (section 5).
         """
         return await self._device_logins.to_claim(certificate, client_id, now)
 

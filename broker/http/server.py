@@ -176,6 +176,12 @@ class _BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def shown_certificate(scope: Scope) -> bytes:
+    """The certificate (DER) that the client of a call showed; empty without one."""
+    chain = scope.get("extensions", {}).get("tls", {}).get("client_cert_chain", ())
+    return ssl.PEM_cert_to_DER_cert(chain[0]) if chain else b""
+
+
 def _answering_when_cancelled(app: ASGIApp) -> ASGIApp:
     """`app`, telling the client when a stop cuts its call off; uvicorn would print a traceback instead."""
 

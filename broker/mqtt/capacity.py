@@ -74,10 +74,10 @@ class Capacity(Generic[Owner]):
         """The connection completed its CONNECT and makes room for nobody any more."""
         self._hush(seat)
 
-    def has_room(self, seat: Seat[Owner], user: str, client_id: str) -> bool:
-        """Whether one more session of this user and client id, not proved yet, may begin."""
-        if seat.surplus:
-            return False
+    def has_room(self, seat: Seat[Owner], user: str, client_id: str, *, proved: bool = False) -> bool:
+        """Whether one more session of this user and client id may begin, which has `proved` its key by its login."""
+        if seat.surplus or proved:
+            return not seat.surplus
         seats = self._identities.get((user, client_id))
         if seats is None:
             return True
@@ -85,9 +85,9 @@ class Capacity(Generic[Owner]):
         same_source = sum(other.source == seat.source for other in unproved)
         return len(unproved) < self._limits.unproved_per_client_id and same_source < self._limits.unproved_per_source
 
-    def admit(self, seat: Seat[Owner], user: str, client_id: str) -> bool:
+    def admit(self, seat: Seat[Owner], user: str, client_id: str, *, proved: bool = False) -> bool:
         """Begin a session if there still is room; return whether."""
-        if not self.has_room(seat, user, client_id):
+        if not self.has_room(seat, user, client_id, proved=proved):
             return False
         seat.identity = (user, client_id)
         self._identities.setdefault(seat.identity, []).append(seat)

@@ -4,7 +4,9 @@
 2. All connections of an endpoint share one receive buffer: the event loop fills it and hands it over in one go.
 3. A connection that we end is told why, then given a moment to read that and hang up: closing with unread data in the
    socket would reset it, and the last words would be lost.
-4. A message is answered to the end even if its sender is gone; until then the connection's seat stays taken.
+4. A CONNECT without a password on a connection that showed a client certificate is a login by that certificate. Such a
+   session has proved its key: it is not counted among those that have not, and may replace the oldest that has.
+5. A message is answered to the end even if its sender is gone; until then the connection's seat stays taken.
 """
 
 import asyncio
@@ -16,12 +18,13 @@ from typing import Any, Final, cast
 
 import structlog
 
-from broker.mqtt.capacity import Capacity, Seat
+from broker.mqtt.capacity import PLAIN, Capacity, Seat
 from broker.mqtt.conversation import BadTopic, Event, Login, Message, Refusal, ReplyTooLarge
 from broker.mqtt.interface import Counters, EndpointLimits, Inbound, LoginVerdict, Service
 from broker.mqtt.packets import ReasonCode
 from broker.mqtt.protocol import HUNG_UP, Session
 from broker.mqtt.topics import Topics
+from broker.tls import client_certificate
 from provisioner.policy import is_identifier
 
 _RECEIVE_BUFFER: Final = 16_384
@@ -52,6 +55,7 @@ class Connection(asyncio.BufferedProtocol):
     """The endpoint's side of one connection; asyncio calls the public methods named after its protocol."""
 
     __slots__ = (
+        "_certificate",
         "_choked",
         "_discarded",
         "_leaving",
@@ -62,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         "_pending",
         "_seat",
         "_secure",
+        "_serial",
         "_session",
         "_shared",
         "_source",
@@ -80,6 +85,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._number = number
         self._source = ""
+        self._certificate = b""
+        self._serial: str | None = None
         self._tls = self._secure = self._paused = self._choked = self._leaving = self._lost = False
         self._discarded = 0
         self._pending = 0
@@ -94,6 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         shared = self._shared
         self._source = _address(transport.get_extra_info("peername"))
         self._tls = transport.get_extra_info("sslcontext") is not None
+        self._certificate = client_certificate(transport)
         self._secure = self._tls or _is_loopback(self._source)
         self._transport.set_write_buffer_limits(high=shared.limits.write_buffer)
         self._session = Session(shared.topics, shared.limits, self._loop.time())
@@ -195,10 +203,15 @@ class Connection(asyncio.BufferedProtocol):
         shared.capacity.speak(self._seat)
         if shared.draining:
             self._session.refuse(Refusal.DRAINING)
-        elif not shared.capacity.has_room(self._seat, login.user, login.client_id):
+        elif not shared.capacity.has_room(
+            self._seat, login.user, login.client_id, proved=self._is_by_certificate(login)
+        ):
             self._session.refuse(Refusal.FULL)
         else:
             self._start(self._log_in(login))
+
+    def _is_by_certificate(self, login: Login) -> bool:
+        return bool(self._certificate) and not login.password
 
     def _on_bad_topic(self, _event: BadTopic) -> None:
         session = self._session
@@ -232,8 +245,8 @@ class Connection(asyncio.BufferedProtocol):
     async def _log_in(self, login: Login) -> None:
         arrived = self._loop.time()
         try:
-            verdict = await self._shared.service.login(login.user, login.password, login.client_id)
-            if verdict is LoginVerdict.REFUSED or not is_identifier(login.user):
+            verdict = await self._judge(login)
+            if verdict is LoginVerdict.REFUSED or not is_identifier(self._session.user):
                 # Unknown user and wrong password leave at the same time, however long each took.
                 grid = self._shared.limits.refusal_grid
                 steps = math.floor((self._loop.time() - arrived) / grid) + 1
@@ -242,21 +255,33 @@ class Connection(asyncio.BufferedProtocol):
             elif verdict is LoginVerdict.BUSY:
                 self._session.refuse(Refusal.FULL)
             elif not self._leaving:
-                self._admit(login)
+                self._admit()
         except Exception as error:  # noqa: BLE001  whatever a service does wrong is logged, and ends this session only
             self._fail(error)
         finally:
             self._finish()
 
-    def _admit(self, login: Login) -> None:
-        shared = self._shared
+    async def _judge(self, login: Login) -> LoginVerdict:
+        service = self._shared.service
+        if not self._is_by_certificate(login):
+            return await service.login(login.user, login.password, login.client_id)
+        outcome = await service.certificate_login(self._certificate, login.client_id)
+        if isinstance(outcome, LoginVerdict):
+            return outcome
+        self._session.user, self._serial = outcome.user, outcome.serial
+        return LoginVerdict.ADMITTED
+
+    def _admit(self) -> None:
+        shared, session, proved = self._shared, self._session, self._serial is not None
         if shared.draining:
-            self._session.refuse(Refusal.DRAINING)
-        elif not shared.capacity.admit(self._seat, login.user, login.client_id):
-            self._session.refuse(Refusal.FULL)
+            session.refuse(Refusal.DRAINING)
+        elif not shared.capacity.admit(self._seat, session.user, session.client_id, proved=proved):
+            session.refuse(Refusal.FULL)
         else:
             shared.counters.admitted += 1
-            self._dispatch(self._session.admit(self._loop.time()))
+            if proved:
+                self._prove(PLAIN)
+            self._dispatch(session.admit(self._loop.time()))
 
     async def _answer(self, message: Message) -> None:
         session, shared = self._session, self._shared
@@ -272,6 +297,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._tls,
                     self._number,
                     message.reply_limit,
+                    self._serial,
                 )
             )
             if answer.proof is not None:

@@ -8,20 +8,28 @@
 import ssl as tls
 
 from broker.mqtt.filters import check_topic
-from broker.mqtt.grant import Authenticate, Grant, GuardLimits
+from broker.mqtt.grant import Authenticate, AuthenticateCertificate, Grant, GuardLimits
 from broker.mqtt.guard import Guard
 from broker.mqtt.retained import RetainedBounds
 from broker.mqtt.router import Router
 
 
 class EmbeddedBroker:
-    """A device broker in this process; `authenticate` says what each login may do."""
+    """A device broker in this process; `authenticate` says what each login may do.
 
-    def __init__(self, authenticate: Authenticate, limits: GuardLimits | None = None) -> None:
+    `by_certificate` says it of a device that shows a certificate in the place of a password; None: it says nothing.
+    """
+
+    def __init__(
+        self,
+        authenticate: Authenticate,
+        limits: GuardLimits | None = None,
+        by_certificate: AuthenticateCertificate | None = None,
+    ) -> None:
         limits = limits or GuardLimits()
         retained = RetainedBounds(limits.retained_messages, limits.retained_bytes, limits.retained_per_user)
         self._router = Router(retained, limits.routed_messages, limits.routed_bytes)
-        self._guard = Guard(authenticate, self._router, limits)
+        self._guard = Guard(authenticate, self._router, limits, by_certificate)
         self._started = False
 
     async def start(self, host: str, port: int, ssl: tls.SSLContext | None = None) -> int:

@@ -13,10 +13,28 @@ import ssl as tls
 
 from broker.mqtt.capacity import PLAIN, Capacity
 from broker.mqtt.connection import Connection, Shared
-from broker.mqtt.interface import Answer, Counters, EndpointLimits, Inbound, LoginVerdict, Service
+from broker.mqtt.interface import (
+    Answer,
+    CertificateLogin,
+    Counters,
+    EndpointLimits,
+    Inbound,
+    LoginVerdict,
+    Service,
+)
 from broker.mqtt.topics import DEFAULT_ROOT, Topics
 
-__all__ = ["PLAIN", "Answer", "Counters", "Endpoint", "EndpointLimits", "Inbound", "LoginVerdict", "Service"]
+__all__ = [
+    "PLAIN",
+    "Answer",
+    "CertificateLogin",
+    "Counters",
+    "Endpoint",
+    "EndpointLimits",
+    "Inbound",
+    "LoginVerdict",
+    "Service",
+]
 
 # The kernel cuts it to net.core.somaxconn; a fleet that is switched on together must not see refused connections.
 _BACKLOG = 4096

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from broker.mqtt.packets import Decoder, Frame, MalformedPacket, ReasonCode
+from broker.tls import client_certificate
 
 # Bytes in our buffer from which on a sender with a choice should wait.
 _HIGH_WATER: Final = 64 * 1024
@@ -38,11 +39,13 @@ def _nothing() -> None:
 class FrameSocket(asyncio.Protocol):
     """A connection as frames; `accepted` is called once it is there, asyncio calls the methods named after its own.
 
-    `cut_off` tells after the end that the peer did not read; `on_room` is called when `congested` ends.
+    `certificate` is the one that the peer showed (DER; empty: none). `cut_off` tells after the end that the peer did
+    not read; `on_room` is called when `congested` ends.
     """
 
     def __init__(self, bounds: SocketBounds, accepted: "Callable[[FrameSocket], None]") -> None:
         self.source = ""
+        self.certificate = b""
         self.congested = False
         self.cut_off = False
         self.on_room: Callable[[], None] = _nothing
@@ -117,6 +120,7 @@ class FrameSocket(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         # Without scope, and IPv4 as IPv4 even on a socket for both; empty if the peer is gone already.
         self.source = str(peer[0]).partition("%")[0].removeprefix("::ffff:") if peer else ""
+        self.certificate = client_certificate(transport)
         self._accepted(self)
 
     def data_received(self, data: bytes) -> None:

@@ -12,7 +12,8 @@ _MIB: Final = 1024 * 1024
 class Grant:
     """A login's rights: topic filters, for the client id of CONNECT.
 
-    `username` is the login's own name, by which `kick` goes; the CONNECT may have had another name of it.
+    `username` is the login's own name, by which `kick` goes; the CONNECT may have had another name of it, or none where
+    a certificate logged in.
     A topic may be published to inside one of `publish`, a filter subscribed to inside one of `subscribe`.
     """
 
@@ -25,6 +26,9 @@ class Grant:
 
 Authenticate = Callable[[str, bytes, str, str], Awaitable[Grant | None]]
 """User name, password, client id, source address -> Grant; None: refused; an exception: unavailable (CONNACK 3)."""
+
+AuthenticateCertificate = Callable[[bytes, str, str], Awaitable[Grant | None]]
+"""The certificate (DER) of the connection, client id, source address -> as `Authenticate`."""
 
 
 @dataclass(frozen=True, slots=True)

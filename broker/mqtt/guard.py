@@ -8,14 +8,16 @@
 3. A client id of an account is served once at a time. Its own user name takes over: the old connection is ended and
    waited for, then the new one begins. Another user name is refused while it is live.
 4. `kick` reaches logins that are being judged as well: who was kicked meanwhile is refused, whatever the judgement.
-5. Who has not completed CONNECT in time is cut off, and is the first to go where all seats are taken.
+5. A CONNECT without a password on a connection that showed a client certificate is a login by that certificate; the
+   user name is then the credential's, whatever CONNECT said.
+6. Who has not completed CONNECT in time is cut off, and is the first to go where all seats are taken.
 """
 
 import asyncio
 import ipaddress
 import math
 import ssl as tls
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -28,7 +30,7 @@ from broker.mqtt.device_session import Bounds
 from broker.mqtt.device_table import DeviceTable
 from broker.mqtt.filters import InvalidTopic, check_topic, may
 from broker.mqtt.frame_socket import FrameSocket, SocketBounds
-from broker.mqtt.grant import Authenticate, Grant, GuardLimits
+from broker.mqtt.grant import Authenticate, AuthenticateCertificate, Grant, GuardLimits
 from broker.mqtt.interface import EndpointLimits
 from broker.mqtt.packets import (
     V5,
@@ -67,18 +69,24 @@ class _Refused(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """A login being judged."""
+    """A login being judged, and the user names kicked meanwhile: whose it is, a certificate tells only in the end."""
 
-    username: str
     task: "asyncio.Task[None] | None"
-    kicked: bool = False
+    kicked: set[str] = field(default_factory=set)
 
 
 class Guard:
     """Listens for devices and connects those that `authenticate` grants something to `router`."""
 
-    def __init__(self, authenticate: Authenticate, router: Router, limits: GuardLimits) -> None:
+    def __init__(
+        self,
+        authenticate: Authenticate,
+        router: Router,
+        limits: GuardLimits,
+        by_certificate: AuthenticateCertificate | None = None,
+    ) -> None:
         self._authenticate = authenticate
+        self._by_certificate = by_certificate
         self._router = router
         self._limits = limits
         self._socket_bounds = SocketBounds(limits.packet_size, limits.write_buffer, limits.stall_time)
@@ -133,7 +141,7 @@ class Guard:
         Their subscriptions and waiting messages are gone when this returns, and no login judged before is admitted.
         """
         for attempt in self._attempts:
-            attempt.kicked = attempt.kicked or attempt.username == username
+            attempt.kicked.add(username)
         connections = self._table.of_user(username)
         for connection in connections:
             connection.end(Ending.KICKED)
@@ -209,31 +217,34 @@ class Guard:
 
     async def _log_in(self, connect: Connect, socket: FrameSocket) -> tuple[DeviceConnection, bool]:
         """Judge a login and make it a connection; the second value is CONNACK's session present."""
-        username = connect.username or ""
-        attempt = _Attempt(username, asyncio.current_task())
+        attempt = _Attempt(asyncio.current_task())
         self._attempts.add(attempt)
         try:
-            grant = await self._judge(attempt, connect, socket.source) if username else None
-            if grant is not None and grant.username != username:
-                # Another name of the same login: judged again under its own, by which a kick would look for it.
-                attempt.username = grant.username
-                grant = await self._judge(attempt, connect, socket.source)
+            grant = await self._judge(connect, socket)
             if grant is None or not _may_will(connect.will, grant):
-                log.debug("device refused", username=username, client_id=connect.client_id, source=socket.source)
+                log.debug(
+                    "device refused", username=connect.username, client_id=connect.client_id, source=socket.source
+                )
                 raise _Refused(ReturnCode.NOT_AUTHORIZED, held=True)
             return await self._admit(grant, connect, socket, attempt)
         finally:
             self._attempts.discard(attempt)
 
-    async def _judge(self, attempt: _Attempt, connect: Connect, source: str) -> Grant | None:
-        username = attempt.username
+    async def _judge(self, connect: Connect, socket: FrameSocket) -> Grant | None:
+        username, client_id, source = connect.username or "", connect.client_id, socket.source
+        by_certificate = None if connect.password or not socket.certificate else self._by_certificate
+        if by_certificate is None and not username:
+            return None
         try:
             async with asyncio.timeout(self._limits.login_time):
-                grant = await self._authenticate(username, connect.password or b"", connect.client_id, source)
+                if by_certificate is not None:
+                    grant = await by_certificate(socket.certificate, client_id, source)
+                else:
+                    grant = await self._authenticate(username, connect.password or b"", client_id, source)
         except Exception:
             log.exception("login cannot be judged", username=username, source=source)
             raise _Refused(ReturnCode.SERVER_UNAVAILABLE) from None
-        if grant is not None and grant.client_id != connect.client_id:
+        if grant is not None and grant.client_id != client_id:
             raise ValueError("grant is for another login")
         return grant
 
@@ -252,7 +263,7 @@ class Guard:
             kept = await self._table.take(grant, clean=connect.clean_start, now=now)
             device = kept or Device(grant, self._router, self._bounds)
             # From here on nothing is waited for: who is not kicked yet can be found by `kick` in the table.
-            if attempt.kicked:
+            if grant.username in attempt.kicked:
                 await device.discard()
                 raise _Refused(ReturnCode.NOT_AUTHORIZED, held=True)
             connection = DeviceConnection(socket, device, self._router, self._limits, connect.keep_alive, connect.will)

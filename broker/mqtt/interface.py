@@ -17,11 +17,20 @@ class LoginVerdict(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateLogin:
+    """A device's certificate was right: whose topics its session has, and the certificate's serial."""
+
+    user: str
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
 class Inbound:
     """A claim (`request`) or ack as it came in.
 
     `source` is the peer's IP address; `tls` says how it came, `secure` also holds for a loopback peer; `connection` is
-    unique while the process lives; `reply_limit` is the payload bytes the client can take, None without limit.
+    unique while the process lives; `reply_limit` is the payload bytes the client can take, None without limit;
+    `certificate` is the serial of the certificate that logged in, None after a login by password.
     """
 
     user: str
@@ -33,6 +42,7 @@ class Inbound:
     tls: bool
     connection: int
     reply_limit: int | None
+    certificate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,9 @@ class Service(Protocol):
 
     async def login(self, user: str, password: bytes, client_id: str) -> LoginVerdict:
         """Judge a login; what CONNECT did not have is empty. The endpoint hides how long a refusal took."""
+
+    async def certificate_login(self, certificate: bytes, client_id: str) -> CertificateLogin | LoginVerdict:
+        """Judge a login without a password by the certificate (DER) of its connection, whatever user CONNECT named."""
 
     async def answer(self, message: Inbound) -> Answer:
         """Answer a claim or ack. Does not raise, and observes `reply_limit`."""

@@ -20,7 +20,7 @@ import structlog
 
 from broker.mqtt import messages
 from broker.mqtt.backlog import Backlog, BacklogLimits
-from broker.mqtt.interface import Answer, Inbound, LoginVerdict
+from broker.mqtt.interface import Answer, CertificateLogin, Inbound, LoginVerdict
 from broker.mqtt.messages import CONTENT_TYPE, Body
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
 from provisioner.model import Claim, Millis, Offer, Origin, Taken
@@ -56,6 +56,17 @@ class Responder:
             return LoginVerdict.BUSY
         return LoginVerdict.ADMITTED if admitted else LoginVerdict.REFUSED
 
+    async def certificate_login(self, certificate: bytes, client_id: str) -> CertificateLogin | LoginVerdict:
+        """See `Service`."""
+        try:
+            session = await self._provisioner.login_by_certificate(certificate, client_id, self._clock())
+        except Unavailable:
+            return LoginVerdict.BUSY
+        except Exception:
+            log.exception("login", action="login", client_id=client_id)
+            return LoginVerdict.BUSY
+        return LoginVerdict.REFUSED if session is None else CertificateLogin(session.user, session.serial)
+
     async def answer(self, message: Inbound) -> Answer:
         """See `Service`."""
         began = time.monotonic()
@@ -83,13 +94,13 @@ class Responder:
 
     async def outcome(self, message: Inbound, body: Body, trace: str) -> Offer | Taken | ProvisionerError:
         """What a message came to; does not raise."""
-        origin = Origin(message.source, message.connection, message.secure, message.tls)
+        origin = Origin(message.source, message.connection, message.secure, message.tls, message.certificate)
         now = self._clock()
         try:
             body.read(message.payload)
             if message.kind == "request":
                 claim = messages.parse_claim(body, message.user, message.client_id, origin, message.reply_limit)
-                return await self._claim(claim, now)
+                return await self.claim(claim, now)
             return await self._provisioner.ack(messages.parse_ack(body, message.user, message.client_id, origin), now)
         except ProvisionerError as error:
             # Its frames hold what was read; letting go of that takes a moment, which must not come behind the grid.
@@ -98,7 +109,8 @@ class Responder:
             log.exception("internal", action=message.kind, client_id=message.client_id, trace=trace)
             return Unavailable("internal", retry_after=30)
 
-    async def _claim(self, claim: Claim, now: Millis) -> Offer:
+    async def claim(self, claim: Claim, now: Millis) -> Offer:
+        """Rule 5, for claims that come in by another door as well. Raises `Rejected`, `Unavailable`."""
         if again := self._backlog.take(time.monotonic()):
             raise Rejected(Reason.SLOW_DOWN, retry_after=again)
         try:

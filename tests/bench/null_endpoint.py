@@ -31,6 +31,9 @@ class ConstantService:
     async def login(self, user: str, password: bytes, client_id: str) -> LoginVerdict:
         return LoginVerdict.ADMITTED
 
+    async def certificate_login(self, certificate: bytes, client_id: str) -> LoginVerdict:
+        return LoginVerdict.REFUSED
+
     async def answer(self, message: Inbound) -> Answer:
         return self._answer
 

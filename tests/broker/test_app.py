@@ -312,6 +312,28 @@ async def test_tls_listeners_speak_tls(tmp_path: Path) -> None:
             assert (await http.get("/healthz")).json() == {"status": "up"}
 
 
+async def test_without_files_the_authority_certifies_the_listeners(tmp_path: Path) -> None:
+    sections = ("ENDPOINT", "DEVICE_BROKER", "HTTP")
+    settings = settings_of(tmp_path / "data", **{f"{section}__TLS_LISTEN": "127.0.0.1:0" for section in sections})
+    shown: list[bytes] = []
+    for _ in range(2):
+        async with serving(settings) as running:
+            trust = ssl.create_default_context(cafile=str(tmp_path / "data" / "ca" / "root.pem"))
+            for address in (
+                running.endpoint_tls,
+                running.device_broker_tls,
+                (running.https or "").removeprefix("https://"),
+            ):
+                assert address is not None
+                for name in ("127.0.0.1", "localhost"):
+                    _, writer = await asyncio.open_connection(*split(address), ssl=trust, server_hostname=name)
+                    shown.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+                    writer.close()
+                    await writer.wait_closed()
+    assert len(shown) == 12
+    assert len(set(shown)) == 1  # one certificate for all, which a restart does not change
+
+
 async def test_a_hangup_brings_new_certificates_and_ends_no_connection(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
     chain, key = tmp_path / "chain.pem", tmp_path / "chain.key"
@@ -329,6 +351,9 @@ async def test_a_hangup_brings_new_certificates_and_ends_no_connection(tmp_path:
         await writer.wait_closed()
         return certificate
 
+    def told(logs: list[Any]) -> list[Any]:
+        return [one for one in logs if "listener" in one]
+
     former, following = pki.server(), pki.server()
     put(former)
     settings = {"CERTIFICATE": str(chain), "PRIVATE_KEY": str(key), "TLS_LISTEN": "127.0.0.1:0"}
@@ -341,14 +366,14 @@ async def test_a_hangup_brings_new_certificates_and_ends_no_connection(tmp_path:
         with capture_logs() as logs:
             put(following)
             os.kill(os.getpid(), signal.SIGHUP)
-            await until(lambda: len(logs) >= 3)
+            await until(lambda: len(told(logs)) >= 3)
             key.write_bytes(former.key.read_bytes())
             os.kill(os.getpid(), signal.SIGHUP)
-            await until(lambda: len(logs) >= 6)
-        assert {one["event"] for one in logs[:3]} == {"certificate reloaded"}
-        failed = {(one["listener"], one["event"], one["reason"]) for one in logs[3:6]}
-        told = "certificate not reloaded, the former one stays"
-        assert failed == {(section.lower(), told, "KEY_VALUES_MISMATCH") for section in sections}
+            await until(lambda: len(told(logs)) >= 6)
+        assert {one["event"] for one in told(logs)[:3]} == {"certificate reloaded"}
+        failed = {(one["listener"], one["event"], one["reason"]) for one in told(logs)[3:6]}
+        words = "certificate not reloaded, the former one stays"
+        assert failed == {(section.lower(), words, "KEY_VALUES_MISMATCH") for section in sections}
         assert [await shown(one) for one in addresses] == [following.der] * 3
         writer.write(encode(Connect("dev-1", V311, username="nobody", password=b"x"), V311))  # an old connection works
         assert (await reader.readexactly(4))[3] == ReturnCode.NOT_AUTHORIZED
@@ -421,12 +446,30 @@ def test_devices_are_told_what_the_settings_say(tmp_path: Path) -> None:
     chain, key = certificate(tmp_path)
     pair = {"DEVICE_BROKER__CERTIFICATE": str(chain), "DEVICE_BROKER__PRIVATE_KEY": str(key)}
     settings = settings_of(tmp_path, **pair, DEVICE_BROKER__CA=str(chain), DEVICE_BROKER__URL="mqtt://b:1883")
-    plain, secure = root._told(settings.device_broker, "127.0.0.1:1", "127.0.0.1:2")
+    plain, secure = root._told(settings.device_broker, "127.0.0.1:1", "127.0.0.1:2", "our root")
     assert plain is not None
     assert secure is not None
     assert (plain.url, plain.ca) == ("mqtt://b:1883", None)
     assert (secure.url, secure.ca) == ("mqtts://127.0.0.1:2", chain.read_text())
-    assert root._told(settings_of(tmp_path).device_broker, "127.0.0.1:1", None)[1] is None
+    assert root._told(settings_of(tmp_path).device_broker, "127.0.0.1:1", None, "our root")[1] is None
+    listening = settings_of(tmp_path, DEVICE_BROKER__TLS_LISTEN="127.0.0.1:0").device_broker
+    ours = root._told(listening, None, "127.0.0.1:2", "our root")
+    assert ours[1] is not None
+    assert (ours[1].url, ours[1].ca) == ("mqtts://127.0.0.1:2", "our root")
+    elsewhere = settings_of(tmp_path, DEVICE_BROKER__SECURE_URL="mqtts://b:8883").device_broker
+    theirs = root._told(elsewhere, None, None, "our root")
+    assert theirs[1] is not None
+    assert theirs[1].ca is None
+
+
+def test_our_listeners_are_called_as_the_settings_say(tmp_path: Path) -> None:
+    names = root._server_names(settings_of(tmp_path, AUTHORITY__SERVER_NAMES="broker.example, 192.0.2.7"))
+    assert names == ("broker.example", "192.0.2.7")
+    told = {"DEVICE_BROKER__SECURE_URL": "mqtts://b.example:8883", "ENDPOINT__TLS_LISTEN": "192.0.2.7:0"}
+    derived = root._server_names(settings_of(tmp_path, HTTP__TLS_LISTEN="0.0.0.0:0", **told))
+    assert derived[:2] == ("b.example", "192.0.2.7")
+    assert derived[-3:] == ("localhost", "127.0.0.1", "::1")
+    assert "0.0.0.0" not in derived
 
 
 @pytest.mark.parametrize(

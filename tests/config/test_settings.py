@@ -65,11 +65,14 @@ def test_a_root_topic_has_neither_wildcards_nor_empty_levels(text: str) -> None:
     assert "write topic levels" in refused(PROVISIONER_ENDPOINT__ROOT_TOPIC=text)
 
 
-def test_tls_needs_a_certificate_and_its_key() -> None:
-    sentence = refused(PROVISIONER_ENDPOINT__TLS_LISTEN="127.0.0.1:8884")
-    assert sentence == "endpoint.tls_listen needs endpoint.certificate and endpoint.private_key, two PEM files."
+def test_a_certificate_needs_its_key() -> None:
     sentence = refused(PROVISIONER_DEVICE_BROKER__PRIVATE_KEY="key.pem")
     assert sentence == "device_broker.certificate is missing: a certificate and its private key are set together."
+
+
+@pytest.mark.parametrize("text", ["a,a", "two words", "-a", "a,,b", "a" * 65, "https://a", "192.0.2.300.", "*.a"])
+def test_a_server_is_called_by_host_names_and_addresses(text: str) -> None:
+    assert "write host names and IP addresses" in refused(PROVISIONER_AUTHORITY__SERVER_NAMES=text)
 
 
 def test_a_server_listens_somewhere() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from broker.mqtt.embedded import EmbeddedBroker
-from broker.mqtt.grant import Authenticate, Grant, GuardLimits
+from broker.mqtt.grant import Authenticate, AuthenticateCertificate, Grant, GuardLimits
 from broker.mqtt.packets import (
     V311,
     Connack,
@@ -241,9 +241,13 @@ class Site:
 
 
 @asynccontextmanager
-async def guarded(limits: GuardLimits | None = None, logins: Authenticate | None = None) -> AsyncIterator[Site]:
+async def guarded(
+    limits: GuardLimits | None = None,
+    logins: Authenticate | None = None,
+    by_certificate: AuthenticateCertificate | None = None,
+) -> AsyncIterator[Site]:
     """Start a device broker that listens."""
-    broker = EmbeddedBroker(logins or Logins(), limits)
+    broker = EmbeddedBroker(logins or Logins(), limits, by_certificate)
     site = Site(broker, await broker.start("127.0.0.1", 0))
     try:
         yield site

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.mqtt.endpoint import Answer, Endpoint, EndpointLimits, Inbound, LoginVerdict
+from broker.mqtt.endpoint import Answer, CertificateLogin, Endpoint, EndpointLimits, Inbound, LoginVerdict
 from broker.mqtt.packets import (
     V5,
     V311,
@@ -36,7 +36,7 @@ PATIENCE = 10.0
 
 
 class Answering:
-    """A service: one right login, and an echo of the payload as the answer to everything.
+    """A service: one right password, one client id whose certificates are right, and an echo as the answer to all.
 
     A payload `prove:NONCE` proves that nonce, `fail` raises, `large` is answered with 4 KiB. Answers wait for `gate`.
     """
@@ -46,6 +46,7 @@ class Answering:
         self.gate.set()
         self.inbound: list[Inbound] = []
         self.logins: list[tuple[str, bytes, str]] = []
+        self.shown: list[tuple[bytes, str]] = []
         self.arrived = asyncio.Condition()
         self.busy = False
 
@@ -54,6 +55,12 @@ class Answering:
         if self.busy:
             return LoginVerdict.BUSY
         return LoginVerdict.ADMITTED if password == b"pw" else LoginVerdict.REFUSED
+
+    async def certificate_login(self, certificate: bytes, client_id: str) -> CertificateLogin | LoginVerdict:
+        self.shown.append((certificate, client_id))
+        if self.busy:
+            return LoginVerdict.BUSY
+        return CertificateLogin("factory", "17") if client_id == "dev-1" else LoginVerdict.REFUSED
 
     async def answer(self, message: Inbound) -> Answer:
         async with self.arrived:

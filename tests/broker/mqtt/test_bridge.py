@@ -37,6 +37,9 @@ class Echo:
     async def login(self, user: str, password: bytes, client_id: str) -> LoginVerdict:
         raise AssertionError("the broker judges logins")
 
+    async def certificate_login(self, certificate: bytes, client_id: str) -> LoginVerdict:
+        raise AssertionError("the broker judges logins")
+
     async def answer(self, message: Inbound) -> Answer:
         async with self.arrived:
             self.seen.append(message)

@@ -10,10 +10,12 @@ from structlog.testing import capture_logs
 
 from broker.mqtt.embedded import EmbeddedBroker
 from broker.mqtt.filters import InvalidTopic
-from broker.mqtt.grant import GuardLimits
+from broker.mqtt.grant import Grant, GuardLimits
 from broker.mqtt.packets import V311, Connack, Connect, Will
+from broker.tls import server_context
 from tests.broker.mqtt.device_client import PATIENCE, DeviceClient, Logins, Site, guarded
 from tests.broker.mqtt.serving import contexts
+from tests.pki import Pki
 
 
 async def test_the_end_leaves_no_task_and_no_listener() -> None:
@@ -112,6 +114,69 @@ async def test_a_refused_login_over_tls_is_told_so(tmp_path: Path) -> None:
         await stranger.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
         await stranger.raw_end()
         garbage.close()
+
+
+class Certificates:
+    """Whoever shows this one is `acme.g1`, under the client ids that it is asked for by name."""
+
+    def __init__(self, der: bytes) -> None:
+        self.der = der
+        self.asked: list[str] = []
+        self.let = asyncio.Event()
+        self.let.set()
+        self.asking = asyncio.Event()
+
+    async def __call__(self, certificate: bytes, client_id: str, _source: str) -> Grant | None:
+        assert certificate == self.der
+        self.asked.append(client_id)
+        self.asking.set()
+        await self.let.wait()
+        filters = (f"acme/{client_id}/#",)
+        return Grant("acme", "acme.g1", client_id, filters, filters) if client_id.startswith("dev-") else None
+
+
+async def test_a_certificate_logs_in_where_there_is_no_password(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    held, ours = pki.device("acme", None), pki.server()
+    certificates, logins = Certificates(held.der), Logins()
+    async with guarded(GuardLimits(refusal_grid=0.01), logins, certificates) as site:
+        port = await site.broker.start("127.0.0.1", 0, server_context(ours.chain, ours.key, pki.authority.root_pem))
+        devices = []
+        for client_id, username in (("dev-1", None), ("dev-2", "whoever")):
+            devices.append(await over_tls(port, pki.client(held)))
+            await devices[-1].send(Connect(client_id, username=username))
+            assert await devices[-1].receive(Connack) == Connack(0)
+            await devices[-1].publish(f"acme/{client_id}/x", b"x", 1)
+        assert {grant.username for grant in site.broker.connected()} == {"acme.g1"}
+        refused = await over_tls(port, pki.client(held))
+        await refused.send(Connect("stranger"))
+        assert await refused.ended() == [Connack(5)]
+        assert (certificates.asked, logins.asked) == (["dev-1", "dev-2", "stranger"], [])
+        assert await site.broker.kick("acme.g1") == 2
+        assert [await device.ended() for device in devices] == [[], []]
+        by_password = await over_tls(port, pki.client(held))
+        await by_password.send(Connect("dev-1", username="acme.dev-1", password=b"pw"))
+        assert await by_password.receive(Connack) == Connack(0)
+        assert logins.asked == [("acme.dev-1", "dev-1")]
+        bare = await over_tls(port, pki.client())
+        await bare.send(Connect("dev-1"))
+        assert await bare.ended() == [Connack(5)]
+        by_password.close()
+
+
+async def test_who_is_revoked_while_a_certificate_is_judged_is_not_admitted(tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    held, ours = pki.device("acme", "dev-1"), pki.server()
+    certificates = Certificates(held.der)
+    certificates.let.clear()
+    async with guarded(GuardLimits(refusal_grid=0.01), by_certificate=certificates) as site:
+        port = await site.broker.start("127.0.0.1", 0, server_context(ours.chain, ours.key, pki.authority.root_pem))
+        device = await over_tls(port, pki.client(held))
+        await device.send(Connect("dev-1"))
+        await asyncio.wait_for(certificates.asking.wait(), 5)
+        await site.broker.kick("acme.g1")
+        certificates.let.set()
+        assert await device.ended() == [Connack(5)]
 
 
 async def over_tls(port: int, context: ssl.SSLContext) -> DeviceClient:

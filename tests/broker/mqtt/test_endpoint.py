@@ -24,7 +24,9 @@ from broker.mqtt.packets import (
     encode,
 )
 from broker.mqtt.topics import UnknownTopic
+from broker.tls import server_context
 from tests.broker.mqtt.serving import BOTH, PATIENCE, Answering, Client, contexts, served, until, until_still
+from tests.pki import Pki
 
 both = pytest.mark.parametrize("version", BOTH)
 QUICK = EndpointLimits(packets_per_second=1e6)
@@ -67,6 +69,55 @@ async def test_tls_carries_the_same(version: int, tmp_path: Path) -> None:
         await client.admitted()
         assert await client.answered(b"x" * 10_000) == b"x" * 10_000
         assert (world.service.inbound[0].tls, world.service.inbound[0].secure) == (True, True)
+
+
+@both
+async def test_a_certificate_logs_in_where_there_is_no_password(version: int, tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    device, ours = pki.device("acme", "dev-1"), pki.server()
+    tls = server_context(ours.chain, ours.key, pki.authority.root_pem)
+    # One unproved session of an id is all there may be, and somebody with the shared login has it.
+    async with served(EndpointLimits(unproved_per_source=1, unproved_per_client_id=1)) as world:
+        port = await world.endpoint.start("127.0.0.1", 0, tls)
+        await world.admitted(version)
+        client = await world.open_at(port, version, trust=pki.client(device))
+        client.say(Connect("dev-1", version))
+        connack = await client.hear()
+        assert isinstance(connack, Connack)
+        assert connack.code == 0
+        assert await client.answered(b"renew") == b"renew"
+        assert (world.service.shown, world.service.inbound[0].certificate) == ([(device.der, "dev-1")], "17")
+        assert world.service.inbound[0].user == "factory"  # not what CONNECT said, which was nothing
+        other = await world.open_at(port, version, "dev-2", pki.client(device))
+        other.say(Connect("dev-2", version))
+        assert await other.told_refusal() in (5, 0x87)
+        logins = len(world.service.logins)
+        by_password = await world.open_at(port, version, "dev-3", pki.client(device))
+        await by_password.admitted()
+        await by_password.answered()
+        assert world.service.inbound[-1].certificate is None
+        assert len(world.service.logins) == logins + 1
+
+
+@both
+async def test_a_session_with_a_certificate_replaces_the_oldest(version: int, tmp_path: Path) -> None:
+    pki = Pki(tmp_path)
+    device, ours = pki.device("acme", "dev-1"), pki.server()
+    async with served(EndpointLimits(proved_per_client_id=1)) as world:
+        tls = server_context(ours.chain, ours.key, pki.authority.root_pem)
+        port = await world.endpoint.start("127.0.0.1", 0, tls)
+        sessions = []
+        for _ in range(2):
+            client = await world.open_at(port, version, trust=pki.client(device))
+            client.say(Connect("dev-1", version))
+            await client.hear()
+            sessions.append(client)
+        if version == V5:
+            assert (await sessions[0].hear()) == Disconnect(
+                0x97, Properties(reason_string="a newer session of this client id proved its key")
+            )
+        assert await sessions[0].hears_nothing_more()
+        assert await sessions[1].answered(b"renew") == b"renew"
 
 
 async def test_plain_bytes_on_the_tls_port_are_nobody(tmp_path: Path) -> None:
