@@ -1,35 +1,25 @@
 """The Store on SQLite.
 
-1. One process: a lock file says so. One writing connection, one reading connection; a reader sees committed rows only.
-2. A connection has a thread, and a hop to it costs more than a statement: a transaction is one function that runs
-   there from BEGIN to COMMIT, so it ends one way or the other whatever becomes of its caller, and never interleaves.
-3. Group commit: units that arrive while a batch is being written make the next batch, one BEGIN and one fsync for all.
-   Under load a batch is followed by a rest of 10 ms, so that the next is worth its hop; who comes alone never waits.
-4. A unit's guards are compared inside the write transaction, in order of arrival; a stale unit changes nothing, and its
-   neighbours do not notice.
-5. Reads that arrive together are one statement, and their answers one row: between two rows, SQLite's thread gives up
+1. One process: a lock file says so. One writing connection, one reading connection (`connections`); a reader sees
+   committed rows only.
+2. Group commit: units that arrive while a batch is being written make the next batch (`gathering`), one BEGIN and one
+   fsync for all.
+3. A unit's guards are compared inside the write transaction, in order of arrival; a stale unit changes nothing, and its
+   neighbours do not notice (`units`).
+4. Reads that arrive together are one statement, and their answers one row: between two rows, SQLite's thread gives up
    the interpreter's lock and has to win it back from the event loop.
-6. Nothing is acknowledged before COMMIT returned (`synchronous=FULL`); a failed COMMIT fails every unit in it.
-7. After a failed sync a connection goes on: it knows where the last good commit ends, and writes over what came after.
-   A new process does not, and would build on frames that are in the page cache and never reached the disk (Linux takes
-   the pages of a failed fsync for clean). So the WAL is written once more before it is opened.
-8. What was wiped is off the disk: freed bytes are overwritten (`secure_delete`), and `truncate_log` empties the
-   write-ahead log, which holds pages as they were.
+5. Nothing is acknowledged before COMMIT returned (`synchronous=FULL`); a failed COMMIT fails every unit in it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
-
-import aiosqlite
+from typing import Any, TypeVar
 
 from provisioner.errors import Conflict, Unavailable
 from provisioner.journal import line_about, line_of
@@ -37,13 +27,14 @@ from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis,
 from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
 from provisioner.store.certificate_rows import SqliteCertificates
+from provisioner.store.connections import Connection, connect, transaction, truncate_log
 from provisioner.store.devicerows import SqliteDevices
 from provisioner.store.dpsrows import SqliteDps
 from provisioner.store.event_log import SqliteEventLog
+from provisioner.store.gathering import Gatherer
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.labelrows import SqliteLabels
 from provisioner.store.locking import lock
-from provisioner.store.migrations import migrate
 from provisioner.store.policyrows import SqlitePolicies
 from provisioner.store.serialrows import SqliteSerials
 from provisioner.store.statements import (
@@ -60,93 +51,14 @@ from provisioner.store.statements import (
 )
 from provisioner.store.units import append, write_units
 
-_BUSY_TIMEOUT = "PRAGMA busy_timeout = 500"
-_PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA secure_delete = ON",
-    "PRAGMA foreign_keys = ON",
-    _BUSY_TIMEOUT,
-    "PRAGMA cache_size = -16000",
-)
-_MOST = 256
-_REST = 0.01
-"""Seconds between two batches while questions come faster than one at a time."""
 _FORMER_KEY = "sealed under a former key"
 """What a trigger of the schema says."""
 
 A = TypeVar("A")
-B = TypeVar("B")
-
-
-class _Gatherer(Generic[A, B]):
-    """Questions that come while a batch is out make the next batch; an answer may be the error of that one question."""
-
-    def __init__(self, answer: Callable[[list[A]], Awaitable[Sequence[B | Exception]]]) -> None:
-        self._answer = answer
-        # Asked for once: on Python 3.11 every `get_running_loop` is a getpid system call.
-        self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[A, asyncio.Future[B]]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    def ask(self, question: A) -> asyncio.Future[B]:
-        """A future of the answer."""
-        future: asyncio.Future[B] = self._loop.create_future()
-        self._waiting.append((question, future))
-        if self._task is None:
-            self._task = self._loop.create_task(self._run())
-        return future
-
-    async def _run(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-                try:
-                    answers = await self._answer([question for question, _ in batch])
-                except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to hear of it
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                    continue
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
-                if len(batch) > 1:
-                    await asyncio.sleep(_REST)
-        finally:
-            self._task = None
-
-    async def drain(self) -> None:
-        """Return when nothing is out or waiting."""
-        while self._task is not None:
-            await asyncio.wait([self._task])
 
 
 class _FormerKey(Conflict):
     """Something was sealed anew under a former key: a rotation began since, so it is stale (`epochs`, rule 2)."""
-
-
-class Connection(Protocol):
-    """A database connection that works somewhere else, one function after the other."""
-
-    async def run(self, work: Callable[[sqlite3.Connection], A]) -> A:
-        """What `work` returns or raises."""
-
-    async def close(self) -> None:
-        """After what was begun."""
-
-
-class _Threaded(aiosqlite.Connection):
-    """aiosqlite's connection, which brings the thread, with a way to have a whole function run there."""
-
-    async def run(self, work: Callable[[sqlite3.Connection], A]) -> A:
-        """See `Connection`."""
-        outcome: A = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # aiosqlite types its public part
-        return outcome
 
 
 class SqliteStore:
@@ -160,12 +72,12 @@ class SqliteStore:
         self.on_health: Callable[[str | None], None] = lambda _: None
         """Set by who keeps a log; called once when something begins to fail, with SQLite's words, and once with None
         when it works again."""
-        self._claims = _Gatherer(self._find_claims)
-        self._usernames = _Gatherer(self._find_usernames)
-        self._units = _Gatherer(self._commit_batch)
+        self._claims = Gatherer(self._find_claims)
+        self._usernames = Gatherer(self._find_usernames)
+        self._units = Gatherer(self._commit_batch)
         self._is_logged = True
         self.keys = SqliteKeys(self._read, self._transact)
-        self.certificates = SqliteCertificates(self._read, _Gatherer)
+        self.certificates = SqliteCertificates(self._read, Gatherer)
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
         self.dps = SqliteDps(self._read, self._change)
@@ -179,23 +91,14 @@ class SqliteStore:
     async def open(cls, path: Path) -> SqliteStore:
         """Open or create the database (0600); raises `Unavailable` when another process has it."""
         held = lock(path)
-        opened: list[_Threaded] = []
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            _renew(path.with_name(path.name + "-wal"))
-            for prepare in (_prepare_writer, _prepare_reader):
-                connection = _Threaded(lambda: sqlite3.connect(path, isolation_level=None), 64)
-                await connection
-                opened.append(connection)
-                await connection.run(prepare)
+            writer, reader = await connect(path)
         except BaseException as error:
-            for connection in opened:
-                await connection.close()
             os.close(held)
             if isinstance(error, (sqlite3.Error, OSError)):
                 raise Unavailable(f"the database {path} cannot be opened: {error}") from error
             raise
-        return cls(opened[0], opened[1], held)
+        return cls(writer, reader, held)
 
     async def close(self) -> None:
         """Finish what was begun, then close; idempotent."""
@@ -485,7 +388,7 @@ class SqliteStore:
         if self._is_logged:
             self._is_logged = False
             try:
-                self._is_logged = not await self._writer.run(_truncate_log)
+                self._is_logged = not await self._writer.run(truncate_log)
             except (sqlite3.Error, ValueError) as error:
                 self._is_logged = True
                 raise Unavailable("the database cannot be written") from error
@@ -523,7 +426,7 @@ class SqliteStore:
         """`work` in a transaction, which ends one way or the other even when its caller is cancelled half-way."""
         self._is_logged = True
         try:
-            outcome, wrote = await self._writer.run(partial(_transaction, work))
+            outcome, wrote = await self._writer.run(partial(transaction, work))
         except sqlite3.IntegrityError as error:
             if _FORMER_KEY in str(error):
                 raise _FormerKey("busy", "the key it was sealed under is being replaced") from error
@@ -535,56 +438,5 @@ class SqliteStore:
         return outcome
 
 
-def _transaction(work: Callable[[sqlite3.Connection], A], connection: sqlite3.Connection) -> tuple[A, bool]:
-    """What `work` returned, and whether it changed anything: a COMMIT of nothing writes nothing, and proves nothing."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        before = connection.total_changes
-        outcome = work(connection)
-        wrote = connection.total_changes != before
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    return outcome, wrote
-
-
-def _truncate_log(connection: sqlite3.Connection) -> bool:
-    """Without waiting for readers: writers would have to wait as long."""
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    finally:
-        connection.execute(_BUSY_TIMEOUT)
-    return not busy
-
-
 def _json(values: Sequence[object] | None) -> str | None:
     return None if values is None else json.dumps(values)
-
-
-def _prepare_writer(connection: sqlite3.Connection) -> None:
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
-    migrate(connection)
-
-
-def _prepare_reader(connection: sqlite3.Connection) -> None:
-    for pragma in (*_PRAGMAS, "PRAGMA query_only = ON"):
-        connection.execute(pragma)
-
-
-def _renew(wal: Path) -> None:
-    """Write a file over itself and sync it (rule 7)."""
-    try:
-        descriptor = os.open(wal, os.O_RDWR)
-    except FileNotFoundError:
-        return
-    try:
-        at = 0
-        while chunk := os.pread(descriptor, 1 << 20, at):
-            at += os.pwrite(descriptor, chunk, at)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

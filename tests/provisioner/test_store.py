@@ -21,8 +21,8 @@ from provisioner.lifecycle import Phase
 from provisioner.model import JobStatus
 from provisioner.ports import Bound, Listing, Note, Unit
 from provisioner.store import SqliteStore
+from provisioner.store.connections import Connection
 from provisioner.store.migrations import shipped, statements
-from provisioner.store.sqlite import Connection
 from provisioner.store.statements import SQL
 from tests.provisioner.conftest import ADMIN, START, SimpleDevice, World
 

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from provisioner.store.sqlite import _prepare_writer
+from provisioner.store.connections import prepare_writer
 from tests.simulation.loop import Life
 from tests.simulation.rules import Broken
 
@@ -49,7 +49,7 @@ class Database(sqlite3.Connection):
 def blank() -> Database:
     """An empty database with the schema."""
     database = sqlite3.connect(":memory:", isolation_level=None, factory=Database)
-    _prepare_writer(database)
+    prepare_writer(database)
     return database
 
 
@@ -60,7 +60,7 @@ class Disk:
         self._world = world
         self.ledger = sqlite3.connect(":memory:", isolation_level=None, factory=Database)
         self.ledger.deserialize(image)
-        _prepare_writer(self.ledger)
+        prepare_writer(self.ledger)
         self.ledger.at_commit = self._at_commit
 
     def _at_commit(self) -> tuple[BaseException | None, BaseException | None]:
