@@ -44,6 +44,7 @@ _COMMANDS = {
     "events": ("events:app", "What happened, as others are told it."),
     "device": ("devices:app", "Be a device: claim a credential, log in with it."),
     "fleet": ("devices:fleet_app", "Be many devices."),
+    "check-device": ("checkdevice:app", "Does this firmware keep the contract? Pass or fail, with reasons."),
     "demo": ("demo:app", "200 simulated devices get their credentials, with a live display."),
 }
 _ANYWHERE = ("--data-dir", "--config")

@@ -85,7 +85,7 @@ class Device:
     def __init__(
         self, identity: Identity, options: Options, flash: slots.Flash, entropy: Callable[[int], bytes]
     ) -> None:
-        self.identity: Identity | None = identity
+        self.identity: Identity | None = None if flash.forgotten else identity
         self.credential: Credential | None = slots.load(flash)
         self.request_id = ""
         self.state = State.OFF
@@ -240,7 +240,7 @@ class Device:
             case "stored", "confirmed":
                 self._todo.acked = self._todo.confirmed = True
                 if reply.forget and proved:
-                    self.identity = None
+                    self.identity, self._flash.forgotten = None, True
                 self._end(now)
             case "stored", "noted":
                 self._todo.acked = True
@@ -294,8 +294,8 @@ class Device:
         if credential is None:
             return
         login_needed = credential.confirm == "login" or (finish is not Finish.ACK and not todo.confirmed)
-        ack_needed = credential.confirm == "ack" or finish is not Finish.LOGIN
-        if todo.progress:
+        ack_needed = (credential.confirm == "ack" or finish is not Finish.LOGIN) and self.identity is not None
+        if todo.progress and self.identity is not None:
             self._begin(_Exchange("progress", todo.progress[0]), now)
         elif login_needed and not todo.logged_in:
             self._actions.append(Login(credential))

@@ -20,10 +20,11 @@ _KEY: Final = 2
 class Flash(Protocol):
     """Two slots and a mark that says which is current; `marked` is None on a unit fresh from the factory.
 
-    Slot 2 holds the key of a claim under way.
+    Slot 2 holds the key of a claim under way. `forgotten`: the provisioning login and the activation key are wiped.
     """
 
     marked: int | None
+    forgotten: bool
 
     def read(self, slot: int) -> bytes:
         """Return what a slot holds, empty if nothing."""
@@ -37,6 +38,7 @@ class MemoryFlash:
 
     def __init__(self) -> None:
         self.marked: int | None = None
+        self.forgotten = False
         self._slots = [b"", b"", b""]
 
     def read(self, slot: int) -> bytes:

@@ -119,6 +119,7 @@ class Unit:
         """Somebody puts another key into it, and switches it on again."""
         self.identity = Identity(USER, self.world.password, self.client_id, activation_key)
         self.key = number
+        self._flash.forgotten = False
         self.power_cycle("another key")
 
     def power_cycle(self, why: str, seconds: float = 0.0) -> None:
