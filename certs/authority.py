@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ from certs.profile import (
     millis,
     moment,
     new_serial,
-    read,
+    read_with_key,
     subject_of,
 )
 
@@ -192,14 +193,14 @@ class Issuer:
             raise NotIssued("encoding", "what would be signed cannot be read") from None
 
     def _check(self, draft: x509.Certificate, order: Order) -> None:
-        names = read(draft, self.above)
+        names, public_key = read_with_key(draft, self.above)
         check_names(names, self.constraints)
         if (
             names != order.names
             or draft.serial_number != order.serial
             or draft.not_valid_before_utc != moment(order.not_before)
             or draft.not_valid_after_utc != moment(order.not_after)
-            or spki_of(draft.public_key()) != order.public_key  # type: ignore[arg-type]  # as above
+            or public_key != order.public_key
         ):
             raise NotIssued("order", "the certificate is not the one that was ordered")
         if not isinstance(names, Responder) and isinstance(names, Device) != (self.purpose is Purpose.DEVICES):
@@ -304,12 +305,19 @@ class Authority:
 
     def issued(self, order: Order, certificate: bytes) -> Issued:
         """A certificate that the ledger kept, with the chain of its own issuer; raises `NotIssued`."""
-        pem = _pem(x509.load_der_x509_certificate(certificate)) + self.issuer(order.issuer).pem
+        pem = _armoured(certificate) + self.issuer(order.issuer).pem
         return Issued(order.serial, certificate, pem, order.not_before, order.not_after)
 
 
 def _whole(when: Millis) -> Millis:
     return when // 1000 * 1000
+
+
+def _armoured(certificate: bytes) -> str:
+    """PEM of a certificate in DER (RFC 7468)."""
+    text = b2a_base64(certificate, newline=False).decode("ascii")
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 
 from cryptography import x509
 
@@ -57,6 +57,7 @@ def time(when: datetime) -> bytes:
     return tlv(0x17, text[2:]) if when.year < 2050 else tlv(0x18, text)
 
 
+@lru_cache(maxsize=128)  # most of them are the same in every certificate
 def extension(one: x509.Extension[x509.ExtensionType]) -> bytes:
     """Extension."""
     critical = _BOOLEAN_TRUE if one.critical else b""

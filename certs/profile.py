@@ -279,6 +279,11 @@ class Above:
 
 def read(certificate: x509.Certificate, issuer: Above) -> Names:
     """Whom a certificate names; raises `NotIssued` with the rule it breaks. Signature and time are not looked at."""
+    return read_with_key(certificate, issuer)[0]
+
+
+def read_with_key(certificate: x509.Certificate, issuer: Above) -> tuple[Names, bytes]:
+    """The same, and its key: the canonical SubjectPublicKeyInfo."""
     try:
         values = {extension.oid: extension for extension in certificate.extensions}
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
@@ -293,9 +298,9 @@ def read(certificate: x509.Certificate, issuer: Above) -> Names:
         raise NotIssued("extensions", "there is an extension beside those of the profile, or one is missing")
     if values[ExtensionOID.BASIC_CONSTRAINTS].value != _NO_AUTHORITY or values[ExtensionOID.KEY_USAGE].value != _SIGNS:
         raise NotIssued("usage", "the key may do more than sign its own handshakes")
-    _check_key_ids(certificate, issuer, values)
+    public_key = _check_key_ids(certificate, issuer, values)
     _check_pointers(values)
-    return _names(kind, certificate, values)
+    return _names(kind, certificate, values), public_key
 
 
 def _check_fields(certificate: x509.Certificate, issuer: Above) -> None:
@@ -316,15 +321,17 @@ def _check_key_ids(
     certificate: x509.Certificate,
     issuer: Above,
     values: Mapping[ObjectIdentifier, x509.Extension[x509.ExtensionType]],
-) -> None:
+) -> bytes:
     key = certificate.public_key()
     if algorithm_of(key) is None:
         raise NotIssued("key", "the key is of no kind that we certify")
+    public_key = spki_of(key)  # type: ignore[arg-type]  # algorithm_of names no other kind of key
     if (
-        values[ExtensionOID.SUBJECT_KEY_IDENTIFIER].value != key_identifier(spki_of(key))  # type: ignore[arg-type]  # algorithm_of names no other kind of key
+        values[ExtensionOID.SUBJECT_KEY_IDENTIFIER].value != key_identifier(public_key)
         or values[ExtensionOID.AUTHORITY_KEY_IDENTIFIER].value != issuer.key
     ):
         raise NotIssued("key-identifier", "a key identifier does not belong to its key")
+    return public_key
 
 
 def _check_pointers(values: Mapping[ObjectIdentifier, x509.Extension[x509.ExtensionType]]) -> None:

@@ -1,7 +1,7 @@
 """The `Certificates` on SQLite.
 
 1. A certificate is added with the unit that mints its credential, and revoked by the one that retires it.
-2. Devices that come together are looked up together: `find` and `find_key` ask for batches.
+2. Devices that come together are looked up together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REASONS = {"ack": "superseded", "login": "superseded", "revoke": "privilegeWith
 class Batches(Protocol):
     """Questions that arrive together are answered together."""
 
-    def ask(self, question: str) -> Awaitable[Any]:
+    def ask(self, question: Any) -> Awaitable[Any]:
         """The answer to one of them."""
 
     async def drain(self) -> None:
@@ -36,15 +36,17 @@ class Batches(Protocol):
 class SqliteCertificates:
     """`read` runs a named query, `gather` makes batches of questions."""
 
-    def __init__(self, read: Read, gather: Callable[[Callable[[list[str]], Awaitable[list[Any]]]], Batches]) -> None:
+    def __init__(self, read: Read, gather: Callable[[Callable[[list[Any]], Awaitable[list[Any]]]], Batches]) -> None:
         self._read = read
         self._serials = gather(self._find)
         self._keys = gather(self._find_keys)
+        self._credentials = gather(self._find_of)
 
     async def drain(self) -> None:
         """Return when nothing is asked any more."""
         await self._serials.drain()
         await self._keys.drain()
+        await self._credentials.drain()
 
     async def find(self, serial: str) -> Found | None:
         """See `Certificates`."""
@@ -70,8 +72,15 @@ class SqliteCertificates:
 
     async def find_of(self, credential: Credential) -> Certificate | None:
         """See `Certificates`."""
-        rows = await self._read("find_certificate", certificate_key(credential))
-        return read_certificate(rows[0]) if rows else None
+        key = credential.device_broker, credential.client_id, credential.generation
+        found: Certificate | None = await self._credentials.ask(key)
+        return found
+
+    async def _find_of(self, batch: list[tuple[str, str, int]]) -> list[Certificate | None]:
+        found: list[Certificate | None] = [None] * len(batch)
+        for row in json.loads((await self._read("find_certificates", {"batch": json.dumps(batch)}))[0][0]):
+            found[row[0]] = read_certificate(row[1:])
+        return found
 
     async def list_revoked(self, issuer: str, now: Millis) -> Sequence[Certificate]:
         """See `Certificates`."""

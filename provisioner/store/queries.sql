@@ -213,9 +213,11 @@ SELECT json_group_array(json_array(j.key, {certificate}, {credential})) FROM jso
 SELECT json_group_array(json_array(j.key, {certificate})) FROM json_each(:batch) j
   JOIN certificate k ON k.key_id = j.value;
 
--- name: find_certificate
-SELECT {certificate} FROM certificate k
- WHERE k.device_broker = :device_broker AND k.client_id = :client_id AND k.generation = :generation;
+-- name: find_certificates
+-- A batch of credentials: [[device broker, clientId, generation], …] as JSON; all of the answer in one row.
+SELECT json_group_array(json_array(j.key, {certificate})) FROM json_each(:batch) j
+  JOIN certificate k ON k.device_broker = json_extract(j.value, '$[0]') AND k.client_id = json_extract(j.value, '$[1]')
+                    AND k.generation = json_extract(j.value, '$[2]');
 
 -- name: list_revoked
 SELECT {certificate} FROM certificate k

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,19 @@ class Bench:
             # The first login of a user costs a slow hash, the first statements a parse: neither belongs to a rate.
             await self._round("null", null, listed[:WARM_UP], "warming up")
             await self._round("handover", real, listed[:WARM_UP], "warming up")
+            certified = iter(await self._requests(real, self.rounds * self.devices, "x509"))
             parts = iter(listed[at : at + self.devices] for at in range(WARM_UP, len(listed), self.devices))
             for number in range(1, self.rounds + 1):
                 for pair, tls in ((run.plain, False), (run.tls, True)):
                     name, part = f"round {number}{', TLS' if tls else ''}: ", next(parts)
                     pair.null.add(await self._round("null", null, part * 2, name + "null endpoint", tls=tls))
-                    pair.ours.add(await self._round("handover", real, part, name + "hand-overs", tls=tls))
+                    said = await self._round("handover", real, part, name + "hand-overs", tls=tls)
+                    pair.ours.add(said)
+                    if not tls:
+                        run.certificate.null.add(said)
+                        part = list(islice(certified, self.devices))
+                        said = await self._round("certificate", real, part, name + "certificates")
+                        run.certificate.ours.add(said)
 
     async def _sample(self) -> list[Costs]:
         """Where the processor time goes; apart from the rates, as looking costs a little as well."""
@@ -65,6 +73,7 @@ class Bench:
             provisioner(self._folder("samples"), sampled=True) as real,
         ):
             listed = await self._requests(real, 2 * self.devices + WARM_UP)
+            certified = await self._requests(real, self.devices, "x509")
             await self._round("handover", real, listed[:WARM_UP], "warming up")
             first, second = listed[-2 * self.devices : -self.devices], listed[-self.devices :]
             return [
@@ -72,6 +81,7 @@ class Bench:
                 await self._cost("handover", real, first, "hand-over"),
                 await self._cost("null", null, second, "null, TLS", tls=True),
                 await self._cost("handover", real, second, "hand-over, TLS", tls=True),
+                await self._cost("certificate", real, certified, "certificate"),
             ]
 
     async def _cost(self, kind: str, server: Server, part: Devices, name: str, *, tls: bool = False) -> Costs:
@@ -102,9 +112,9 @@ class Bench:
         self.progress.update(task, completed=len(part))
         return said | {"serverCpu": server.cpu() - used}
 
-    async def _requests(self, server: Server, count: int) -> Devices:
+    async def _requests(self, server: Server, count: int, kind: str = "password") -> Devices:
         task = self.progress.add_task("making requests", total=count)
-        return await make_requests(server, count, lambda: self.progress.advance(task))
+        return await make_requests(server, count, lambda: self.progress.advance(task), kind)
 
     def _teller(self, task: TaskID) -> Callable[[int], None]:
         return lambda done: self.progress.update(task, completed=done)

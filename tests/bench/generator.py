@@ -1,21 +1,24 @@
 """The load generator: a process of its own that runs one round and tells what it saw.
 
-Standard input is one JSON object, `{"kind": "null" | "handover", "port", "tls", "concurrency", "user", "password",
-"devices": [[client id, key], ...]}`; standard output is a line `{"done": n}` a few times a second and one
+Standard input is one JSON object, `{"kind": "null" | "handover" | "certificate", "port", "tls", "concurrency", "user",
+"password", "devices": [[client id, key], ...]}`; standard output is a line `{"done": n}` a few times a second and one
 `{"seconds", "cpu", "latencies", "failed", "wrong"}` at the end.
 
 1. Nothing is computed while the clock runs: every packet was built and every proof made before.
 2. A cycle is what a device does, at QoS 1: connect, subscribe, claim, reply, disconnect; a hand-over goes on from the
-   reply with the ack `stored` until `confirmed`. A step begins when the answer to the one before has arrived.
+   reply with the ack `stored` until `confirmed`, and one with a certificate claims with a CSR of the device's own key.
+   A step begins when the answer to the one before has arrived.
 3. After the clock stopped every sealed offer is opened and every proof checked: `wrong` counts those that were not
    what the contract says.
 """
 
 import asyncio
 import json
+import secrets
 import ssl
 import sys
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +26,8 @@ from typing import Any
 
 import uvloop
 
-from broker.fleet.keys import Keys, NotForUs
+from broker.fleet.device_key import SEED_SIZE, DeviceKey
+from broker.fleet.keys import Keys, NotForUs, csr_hash
 from broker.fleet.replies import Encoding, Reply, Unreadable, parse_offer, parse_reply, read_map, write_map
 from broker.mqtt.packets import Connect, Disconnect, Publish, Subscribe, Subscription, encode
 
@@ -41,6 +45,7 @@ class Job:
     connect: bytes
     subscribe: bytes
     messages: tuple[bytes, ...]
+    device_key: DeviceKey | None = None
     replies: list[bytes] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -50,7 +55,11 @@ def build(kind: str, user: str, password: str, client_id: str, key: str) -> Job:
     keys = Keys.derive(key.encode(), user, client_id)
     topics = f"prov/v1/{user}/{client_id}/"
     first, second = _NONCES
-    claim = {"requestId": _REQUEST_ID, "nonce": first, "proof": keys.prove_claim(_REQUEST_ID, first)}
+    device_key = DeviceKey.made_from(secrets.token_bytes(SEED_SIZE)) if kind == "certificate" else None
+    hashed = "" if device_key is None else csr_hash(device_key.csr)
+    claim = {"requestId": _REQUEST_ID, "nonce": first, "proof": keys.prove_claim(_REQUEST_ID, first, csr_hash=hashed)}
+    if device_key is not None:
+        claim["csr"] = b64encode(device_key.csr).decode()
     # A client id that never had a credential gets generation 1, so the ack can be made before the offer is here.
     ack = {
         "requestId": _REQUEST_ID,
@@ -60,13 +69,14 @@ def build(kind: str, user: str, password: str, client_id: str, key: str) -> Job:
         "proof": keys.prove_ack(_REQUEST_ID, second, 1, "stored"),
     }
     messages = [Publish(topics + "request", write_map(claim, Encoding.JSON), 1, 2)]
-    if kind == "handover":
+    if kind != "null":
         messages.append(Publish(topics + "ack", write_map(ack, Encoding.JSON), 1, 3))
     return Job(
         keys,
         encode(Connect(client_id, keep_alive=60, username=user, password=password.encode()), 4),
         encode(Subscribe(1, (Subscription(topics + "reply", 1),)), 4),
         tuple(encode(message, 4) for message in messages),
+        device_key,
     )
 
 
@@ -202,7 +212,10 @@ def is_right(job: Job) -> bool:
         check_confirmed(job, confirmed)
     except (NotForUs, Unreadable, ValueError):
         return False
-    return credential.generation == 1 and credential.request_id == _REQUEST_ID
+    is_ours = credential.generation == 1 and credential.request_id == _REQUEST_ID
+    if job.device_key is None:
+        return is_ours and credential.certificate is None
+    return is_ours and job.device_key.is_certified_by(credential.certificate or "")
 
 
 def check_confirmed(job: Job, reply: Reply) -> None:
@@ -232,7 +245,7 @@ def main() -> None:
         drive(jobs, order["port"], order["concurrency"], tls_13() if order["tls"] else None)
     )
     ended = [job for job in jobs if job.seconds]
-    wrong = sum(not is_right(job) for job in ended) if kind == "handover" else 0
+    wrong = sum(not is_right(job) for job in ended) if kind != "null" else 0
     latencies = [job.seconds for job in ended]
     say({"seconds": seconds, "cpu": cpu, "latencies": latencies, "failed": failed, "wrong": wrong})
 

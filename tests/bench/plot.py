@@ -47,7 +47,7 @@ def write_plot(run: Run, file: Path) -> None:
             f"Full hand-overs beside the null endpoint: {run.plain.ratio:.2f} plain, {run.tls.ratio:.2f} with TLS 1.3"
         )
         figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
-        _draw_rates((run.plain, run.tls), rates)
+        _draw_rates((run.plain, run.tls, run.certificate), rates)
         _draw_latencies(run, delays)
         _draw_costs(run.costs, costs)
         if run.herd is None:
@@ -94,7 +94,7 @@ def _draw_latencies(run: Run, axes: Axes) -> None:
     """How many percent were done after how many milliseconds."""
     from matplotlib.ticker import LogLocator  # noqa: PLC0415  # as above
 
-    for series, colour in zip(run.series, (_GREY, _BLUE, _LIGHT_GREY, _LIGHT_BLUE), strict=True):
+    for series, colour in zip(run.series, (_GREY, _BLUE, _LIGHT_GREY, _LIGHT_BLUE, _INK), strict=True):
         ordered = sorted(latency * 1000 for latency in series.latencies)
         share = [(index + 1) / len(ordered) * 100 for index in range(len(ordered))]
         p50, p99 = series.percentile(50) * 1000, series.percentile(99) * 1000

@@ -88,6 +88,9 @@ async def provisioner(
         "PROVISIONER_ENDPOINT__CERTIFICATE": str(folder / "server.pem"),
         "PROVISIONER_ENDPOINT__PRIVATE_KEY": str(folder / "server.key"),
         "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
+        "PROVISIONER_DEVICE_BROKER__TLS_LISTEN": "127.0.0.1:0",
+        "PROVISIONER_DEVICE_BROKER__CERTIFICATE": str(folder / "server.pem"),
+        "PROVISIONER_DEVICE_BROKER__PRIVATE_KEY": str(folder / "server.key"),
         "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
     } | dict(settings or {})
     samples = folder / "samples.json" if sampled else None
@@ -152,7 +155,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def make_requests(server: Server, count: int, advance: Callable[[], None]) -> list[tuple[str, str]]:
+async def make_requests(
+    server: Server, count: int, advance: Callable[[], None], kind: str = "password"
+) -> list[tuple[str, str]]:
     """Make so many requests through the operator API; returns client ids and activation keys."""
     numbers = iter(range(count))
     made: list[tuple[str, str]] = []
@@ -164,7 +169,8 @@ async def make_requests(server: Server, count: int, advance: Callable[[], None])
             for number in numbers:
                 body = {
                     "accountId": account,
-                    "clientId": f"bench-{number:06}",
+                    "clientId": f"bench-{kind}-{number:06}",
+                    "credentialKind": kind,
                     "provisionUserUsername": server.login[0],
                     "deviceCredentialsTight": "STRICT",
                 }

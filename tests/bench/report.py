@@ -91,6 +91,12 @@ def _pair(target: str, target_ratio: float, how: str) -> Pair:
     )
 
 
+def _certificates() -> Pair:
+    """X.509 by CSR beside passwords."""
+    claimed = "connect, subscribe, claim with a CSR, sealed offer, ack, confirmed, disconnect"
+    return Pair("P-4", 0.8, Series("hand-over", "as above"), Series("certificate", claimed))
+
+
 @dataclass
 class Costs:
     """The server's processor time of one hand-over or null cycle, seconds by phase (`sampled.PHASES`)."""
@@ -107,14 +113,16 @@ class Run:
     concurrency: int
     plain: Pair = field(default_factory=lambda: _pair("P-1", 0.33, ""))
     tls: Pair = field(default_factory=lambda: _pair("P-3", 0.8, ", TLS"))
+    certificate: Pair = field(default_factory=_certificates)
     costs: list[Costs] = field(default_factory=list)
     herd: Herd | None = None
 
     @property
     def series(self) -> Iterator[Series]:
-        """All four."""
+        """All five; the yardstick of certificates is the hand-over itself."""
         for pair in (self.plain, self.tls):
             yield from (pair.null, pair.ours)
+        yield self.certificate.ours
 
     @property
     def failures(self) -> int:
@@ -127,10 +135,9 @@ def print_report(run: Run) -> None:
     """Print everything; it fits a terminal of 80 columns."""
     console = Console(highlight=False)
     console.print(_rates(run))
-    for pair in (run.plain, run.tls):
-        for series in (pair.null, pair.ours):
-            rates = ", ".join(f"{rate:,.0f}" for rate in series.rates)
-            console.print(f"{series.name}: {series.what}\n  rounds: {rates} a second", soft_wrap=True)
+    for series in run.series:
+        rates = ", ".join(f"{rate:,.0f}" for rate in series.rates)
+        console.print(f"{series.name}: {series.what}\n  rounds: {rates} a second", soft_wrap=True)
     console.print(_costs(run.costs))
     _judge_pairs(run, console)
     if run.herd is not None:
@@ -176,7 +183,7 @@ def _costs(costs: list[Costs]) -> Table:
 
 
 def _judge_pairs(run: Run, console: Console) -> None:
-    for pair in (run.plain, run.tls):
+    for pair in (run.plain, run.tls, run.certificate):
         _say(
             console,
             pair.target,
@@ -213,6 +220,7 @@ def write_json(run: Run, file: Path) -> None:
         "concurrency": run.concurrency,
         "plain": _pair_told(run.plain),
         "tls": _pair_told(run.tls),
+        "certificate": _pair_told(run.certificate),
         "serverCpuUsByPhase": {
             cost.name: {phase: round(cost.seconds.get(phase, 0) * 1e6, 1) for phase in PHASES} for cost in run.costs
         },

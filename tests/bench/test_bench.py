@@ -26,7 +26,7 @@ def test_a_small_run_measures_checks_and_draws(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing failed" in done.stdout
     told = json.loads((tmp_path / "bench.json").read_text())
-    for how in ("plain", "tls"):
+    for how in ("plain", "tls", "certificate"):
         assert told[how]["handOver"]["perSecond"] > 0
         assert told[how]["ratio"] > 0
         assert told[how]["nullEndpoint"]["failed"] == told[how]["handOver"]["failed"] == {}
@@ -87,7 +87,8 @@ def test_failures_are_printed_and_counted(capsys: pytest.CaptureFixture[str]) ->
         Pair("P-1", 0.33, null, ours),
         Pair("P-3", 0.8, null, Series("c", "", [7.0], [0.0003], [0.0001], [0.3])),
     )
-    run = Run(10, 2, plain, tls, [Costs("plain", {"commit": 0.000_123})])
+    certificate = Pair("P-4", 0.8, ours, Series("d", "", [3.0], [0.0003], [0.0001], [0.3]))
+    run = Run(10, 2, plain, tls, certificate, [Costs("plain", {"commit": 0.000_123})])
     print_report(run)
     assert run.failures == 4
     assert run.plain.ratio == pytest.approx(0.4)
@@ -95,4 +96,5 @@ def test_failures_are_printed_and_counted(capsys: pytest.CaptureFixture[str]) ->
     assert "b: 3 x slow-down" in printed
     assert "ratio 0.40 (at least 0.33)  reached" in printed
     assert "ratio 0.70 (at least 0.8)  missed" in printed
+    assert "ratio 0.75 (at least 0.8)  missed" in printed
     assert "123 µs" in printed

@@ -4,7 +4,7 @@ ALTER TABLE request ADD COLUMN kind TEXT NOT NULL DEFAULT 'password';
 
 -- Kept for ever, as credentials are: no serial and no device key is ever used for two generations.
 CREATE TABLE certificate (
-    serial        TEXT NOT NULL PRIMARY KEY,
+    serial        TEXT NOT NULL UNIQUE,
     device_broker TEXT NOT NULL,
     client_id     TEXT NOT NULL,
     generation    INTEGER NOT NULL,
@@ -17,5 +17,5 @@ CREATE TABLE certificate (
     revoked_on    INTEGER,
     reason        TEXT,
     UNIQUE (device_broker, client_id, generation)
-) WITHOUT ROWID;
+);
 CREATE INDEX certificate_revoked ON certificate (issuer, not_after) WHERE revoked_on IS NOT NULL;
