@@ -115,6 +115,8 @@ async def opened(settings: Settings) -> AsyncIterator[FastAPI]:
         )
         root = parts.authority.in_force().root_pem
         parts.devices.plain, parts.devices.secure = _told(settings.device_broker, listen, tls_listen, root)
+        secure = None if settings.http.tls_listen is None else str(settings.http.tls_listen)
+        parts.administration.attachments.base_url = _download_url(settings, str(settings.http.listen), secure)
         yield parts.api(Figures())
 
 
@@ -217,6 +219,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
             await _listen_both("webhook", settings.webhook, tls, _serve_http(webhooks, stack))
         api = await _listen("http.listen", settings.http.listen, serve_http)
         api_tls = await _listen_tls("http", settings.http.tls_listen, tls, serve_http)
+        parts.administration.attachments.base_url = _download_url(settings, api, api_tls)
         await parts.revocation.step(now())
         await parts.jobs.recover()
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
@@ -673,6 +676,14 @@ def _print_ready(running: Running, chaos_seed: int | None) -> None:
         ready["chaos"] = chaos_seed
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
+
+
+def _download_url(settings: Settings, plain: str, tls: str | None) -> str | None:
+    """Where devices fetch attachments; None: they cannot be told what is listened on."""
+    if settings.http.download_url is not None:
+        return settings.http.download_url.rstrip("/")
+    address, scheme = (plain, "http") if tls is None else (tls, "https")
+    return None if address.rpartition(":")[0].strip("[]") in _EVERYWHERE else f"{scheme}://{address}"
 
 
 def _url(address: str, scheme: str = "http") -> str:

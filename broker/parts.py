@@ -227,6 +227,7 @@ async def assembled(data_dir: Path, choices: Choices) -> AsyncIterator[Parts]:
     store.on_health = _tell_health
     try:
         await enrol(store.keys, keyring, now())
+        await store.attachments.prune()
         if (restored := await restore.complete(store, now())) is not None:
             _log.warning("restored", copied_on=restored.copied_on, retired=restored.retired)
         parts = await _assemble(directory, keyring, store, choices)
@@ -288,6 +289,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         newest_id=await store.newest_id(),
         wake=wake.set,
     )
+    provisioner.enclosed = administration.attachments.deliver
     feed, deliveries = Feed(), Deliveries()
 
     def tell() -> None:

@@ -24,6 +24,7 @@ from config.values import (
     ControlUrl,
     Count,
     Delay,
+    DownloadUrl,
     Folder,
     HostNames,
     Listen,
@@ -359,6 +360,7 @@ class Http(Section):
         default=None, description="PEM file with the server's chain; without one the authority certifies the listener."
     )
     private_key: OptionalFile = Field(default=None, description="PEM file with the key of the certificate, mode 0600.")
+    download_url: DownloadUrl = Field(default=None, description="Where devices fetch large attachments.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

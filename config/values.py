@@ -185,6 +185,12 @@ WebhookUrl = Annotated[
     _AsTextOrEmpty,
     Write('a URL such as "https://receiver.example/events", or "" for no webhook'),
 ]
+DownloadUrl = Annotated[
+    Annotated[str, BeforeValidator(lambda value: _check_webhook_url(str(value)))] | None,
+    BeforeValidator(_none_if_empty),
+    _AsTextOrEmpty,
+    Write('a URL such as "https://provisioner.example", or "" for the address listened on'),
+]
 AnyBrokerUrl = Annotated[
     Annotated[str, BeforeValidator(lambda value: _check_any_broker_url(str(value)))] | None,
     BeforeValidator(_none_if_empty),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from provisioner import policy, transitions
+from provisioner.attachments import Wanted
 from provisioner.entities import Desk
 from provisioner.errors import Conflict, Invalid, QuotaExceeded, Refused, Unavailable, sentence
 from provisioner.handover import new_text
@@ -90,6 +91,7 @@ class NewRequest:
     labels: Labels = NO_LABELS
     policy_name: str = ""
     record: str | None = None
+    attachments: tuple[Wanted, ...] = ()
     topics: str | None = None
     validity: Millis | None = None
     forget: bool = False
@@ -141,9 +143,26 @@ class Creation(Desk):
         self._check_new(account, new)
         user = await self._provision_user(actor, new, now)
         key = self._new_key(generate=new.generate_key, given=new.activation_key)
+        enclosed, fresh = await self.attachments.enclose(actor, account.id, new.attachments, now)
+        try:
+            return await self._commit_new(actor, account, user, new, key, enclosed, now)
+        except Exception:
+            await self.attachments.forget(fresh, now, actor)
+            raise
+
+    async def _commit_new(
+        self,
+        actor: Actor,
+        account: Account,
+        user: User,
+        new: NewRequest,
+        key: Secret | None,
+        enclosed: str | None,
+        now: Millis,
+    ) -> Created:
         for _ in range(TRIES):
             replaced = await self._make_room(account, new, now)
-            request = self._request_of(actor, account, user, new, key, now)
+            request = evolve(self._request_of(actor, account, user, new, key, now), attachments=enclosed)
             await self._check_twin(request)
             unit = Unit(
                 Note(now, "create", actor.token_id),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provisioner import policy
+from provisioner.attachments import Attachments
 from provisioner.errors import Conflict, Forbidden, Invalid, NotFound
 from provisioner.handover import Vault, new_text
 from provisioner.labels import LabelDesk
@@ -87,6 +88,7 @@ class Desk:
         self._allow_keyless = allow_keyless
         self._wake = wake
         self._ids = Ids(newest_id)
+        self.attachments = Attachments(self, store, vault, entropy)
         self.labels = LabelDesk(self, store.labels, entropy)
         self.policies = PolicyDesk(self, store.policies, entropy)
 

@@ -154,6 +154,32 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that is kept for devices; `account_id` None: for those of all accounts. `sha256`: hex digits."""
+
+    id: str
+    account_id: int | None
+    name: str
+    size: int
+    sha256: str
+    created_on: Millis
+    created_by: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An attachment as an offer tells it: its content, or where it may be fetched, once, until `expires_on`."""
+
+    type: str
+    name: str
+    size: int
+    sha256: str
+    content: bytes | None = None
+    url: str | None = field(default=None, repr=False)
+    expires_on: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRules:
     """The rules; None says nothing. `confirm_time`, `window` and `validity` in seconds.
 
@@ -294,6 +320,7 @@ class ProvisionRequest:
     validity: Millis | None = None
     kind: Kind = Kind.PASSWORD
     record: str | None = None
+    attachments: str | None = None
 
 
 @dataclass(frozen=True)
@@ -489,6 +516,7 @@ class Offer:
     configuration: str
     conversation: Conversation
     certificate: DeviceCertificate | None = None
+    attachments: tuple[Attached, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

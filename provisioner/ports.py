@@ -16,6 +16,7 @@ from typing import Protocol
 from provisioner.events import EventType, StoredEvent
 from provisioner.model import (
     Account,
+    Attachment,
     BrokerAddress,
     Certificate,
     Credential,
@@ -169,8 +170,40 @@ class Certificates(Protocol):
         """Key identifiers of all issuers of certificates that the ledger knows."""
 
 
+class AttachmentLedger(Protocol):
+    """Files that are kept for devices, and the tickets that were used."""
+
+    async def add_piece(self, attachment_id: str, number: int, content: bytes) -> None:
+        """One piece of what will be an attachment once `add` says so."""
+
+    async def read_piece(self, attachment_id: str, number: int) -> bytes:
+        """One piece of an attachment."""
+
+    async def add(self, attachment: Attachment, note: Note) -> None:
+        """Its pieces are there."""
+
+    async def find(self, ids: Sequence[str] | None = None) -> Sequence[Attachment]:
+        """Those of these ids, or all; oldest first."""
+
+    async def delete(self, attachment_id: str, note: Note) -> bool:
+        """With its pieces; False: there is none, or an open request encloses it."""
+
+    async def prune(self) -> None:
+        """At start: pieces that a dead process left without their attachment."""
+
+    async def is_used(self, nonce: str) -> bool:
+        """Whether a ticket was used."""
+
+    async def use(self, nonce: str, expires_on: Millis, now: Millis) -> None:
+        """A ticket is used, and those that are over are forgotten. Raises `Conflict`: it was used before."""
+
+
 class Store(Protocol):
     """The ledger."""
+
+    @property
+    def attachments(self) -> AttachmentLedger:
+        """Its files."""
 
     @property
     def labels(self) -> LabelLedger:

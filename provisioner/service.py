@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from provisioner import policy, transitions
 from provisioner.admission import Admission
@@ -33,6 +33,7 @@ from provisioner.minting import CIK, Login, Minting, Wanted
 from provisioner.model import (
     PROGRESS,
     Ack,
+    Attached,
     CertificateSession,
     Claim,
     Confirm,
@@ -80,6 +81,16 @@ def _there(found: T | None) -> T:
     return found
 
 
+class Enclosed(Protocol):
+    """Attachments of a request as the offer of a generation tells them, good until `expires_on`."""
+
+    async def __call__(
+        self, request: ProvisionRequest, generation: int, expires_on: Millis, *, inline: int = ...
+    ) -> tuple[Attached, ...]:
+        """`inline`: bytes of content in all, at most."""
+        ...
+
+
 class _Stale(Exception):
     """Somebody else changed what was read: decide again."""
 
@@ -107,6 +118,8 @@ class Provisioner:
         self._logins = logins
         self._rules = rules
         self._measure = measure
+        self.enclosed: Enclosed | None = None
+        """Set by whoever keeps attachments: what an offer says of those of its request."""
         self._clones = CloneWatch(rules.clones)
         self._authentication = Authentication(
             vault,
@@ -331,6 +344,7 @@ class Provisioner:
         minted = self._minting.mint(dossier, wanted, now)
         credential, certificate = minted.credential, minted.certificate
         offer = self._offer_of(request, credential, minted.login, conversation, now)
+        offer = await self._with_attachments(offer, request, claim)
         self._check_size(claim, offer)
         bound = Bound(request.id, claim.request_id, credential.generation)
         if certificate is not None or self._asks_ledger(request):
@@ -377,6 +391,7 @@ class Provisioner:
         confirm_before = self._extended(request, credential, now)
         offered = evolve(credential, confirm_before=confirm_before)
         offer = self._offer_of(request, offered, login, conversation, now)
+        offer = await self._with_attachments(offer, request, claim)
         self._check_size(claim, offer)
         bound = None
         if dossier.bound_generation is None:
@@ -433,6 +448,17 @@ class Provisioner:
             configuration=request.configuration,
             conversation=conversation,
         )
+
+    async def _with_attachments(self, offer: Offer, request: ProvisionRequest, claim: Claim) -> Offer:
+        """Small ones inside, unless the device has no room for them."""
+        if request.attachments is None:
+            return offer
+        enclosed = _there(self.enclosed)
+        whole = replace(offer, attachments=await enclosed(request, offer.generation, offer.confirm_before))
+        if claim.max_reply is None or self._measure(whole, claim.encoding) <= claim.max_reply:
+            return whole
+        delivered = await enclosed(request, offer.generation, offer.confirm_before, inline=0)
+        return replace(offer, attachments=delivered)
 
     def _check_size(self, claim: Claim, offer: Offer) -> None:
         if claim.max_reply is not None and (needed := self._measure(offer, claim.encoding)) > claim.max_reply:

@@ -70,6 +70,11 @@ class Api:
         """Answer to PUT."""
         return await self._ask("PUT", path, json=body)
 
+    async def upload(self, path: str, content: bytes, **parameters: Any) -> Any:
+        """Answer to POST of a file."""
+        headers = {"content-type": "application/octet-stream"}
+        return await self._ask("POST", path, params=present(parameters), content=content, headers=headers)
+
     async def delete(self, path: str) -> Any:
         """Answer to DELETE."""
         return await self._ask("DELETE", path)

@@ -100,6 +100,12 @@ def create(
     tag: Annotated[list[str] | None, typer.Option(metavar="UID", help="Tag it; may be repeated.")] = None,
     location: Annotated[str | None, typer.Option(metavar="UID", help="Where it is.")] = None,
     policy: Annotated[str | None, typer.Option(help="Name or uid of the policy it is made by.")] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="File that it gets with its credential; up to nine.")
+    ] = None,
+    attach_configuration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same for a configuration that is no JSON object.")
+    ] = None,
     forget: Annotated[bool, typer.Option("--forget", help="Tell it to forget the provisioning login.")] = False,
     given_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the activation key from here; - reads standard input.")
@@ -142,7 +148,14 @@ def create(
 
     async def work(api: Api) -> Any:
         ruled = {"policyUid": (await find_policy(api, policy))["uid"]} if policy else {}
-        return await api.post(_PATH, present(fields) | ruled | {"accountId": await api.account_id(account)})
+        owner = {"accountId": await api.account_id(account)}
+        named = [("BUNDLE", one) for one in bundle or ()]
+        named += [("CONFIGURATION", attach_configuration)] if attach_configuration else []
+        kept = [
+            {"type": kind, "id": (await api.upload("/v2/attachments", one.read_bytes(), name=one.name, **owner))["id"]}
+            for kind, one in named
+        ]
+        return await api.post(_PATH, present(fields) | ruled | owner | {"provisionAttachments": kept})
 
     _hand_out(door, work, key_file, as_json=as_json)
 

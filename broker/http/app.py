@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from broker.http import (
     accounts,
+    attachments,
     carbonite,
     device_brokers,
     enos,
@@ -85,6 +86,7 @@ def create_app(
         accounts.accounts,
         accounts.users,
         accounts.tokens,
+        attachments.router,
         labels.router,
         policies.router,
         events.router,

@@ -7,13 +7,16 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 
+from provisioner.attachments import AttachmentType, Wanted
 from provisioner.creation import NewRequest
 from provisioner.entities import NewAccount
+from provisioner.errors import Invalid
 from provisioner.model import AccountKind, Confirm, Coupling, Facts, Kind, Labels, Role, Secret, Status
 
 MAX_NUMBER = 2**53 - 1
@@ -111,6 +114,26 @@ class TokenCreator(Creator):
     account_id: Id | None = None
 
 
+class AttachmentForm(Creator):
+    """A file that the device gets with its credential: one that is kept (`id`), or its content."""
+
+    type: Annotated[AttachmentType, Word]
+    id: Uid | None = None
+    name: Text | None = Field(default=None, description="a file name; absent: that of the file kept")
+    content: str | None = Field(default=None, description="base64", max_length=65_536)
+
+    def inside(self) -> Wanted:
+        """The same as the inside takes it."""
+        return Wanted(self.type, self.id, self.name or "", None if self.content is None else _decoded(self.content))
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        raise Invalid("invalid-content", "content must be base64", field="provisionAttachments") from None
+
+
 class RequestCreator(Creator):
     """A new provision request: Everyware's ProvisionRequestCreator and our additions."""
 
@@ -145,6 +168,7 @@ class RequestCreator(Creator):
     location_uid: Uid | None = None
     policy_uid: Uid | None = None
     confirmed_ownership: bool | None = None
+    provision_attachments: list[AttachmentForm] = Field(default_factory=list, max_length=10)
 
     def inside(self) -> NewRequest:
         """The same as the inside takes it."""
@@ -173,6 +197,7 @@ class RequestCreator(Creator):
                 policy_uid=self.policy_uid,
                 confirmed_ownership=self.confirmed_ownership,
             ),
+            attachments=tuple(one.inside() for one in self.provision_attachments),
             forget=self.forget,
             reuse_key=self.reuse_key,
             status=self.status,

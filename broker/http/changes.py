@@ -34,7 +34,14 @@ _FIXED = (
 )
 _LABELS = ("tag_uids", "location_uid", "confirmed_ownership")
 _FACTS = ("serial_number", "mac_address", "vendor", "brand", "model")
-_MOVING = ("modified_on", "modified_by", "phase", "generation", "unsuccessful_register_attempt_status")
+_MOVING = (
+    "modified_on",
+    "modified_by",
+    "phase",
+    "generation",
+    "unsuccessful_register_attempt_status",
+    "provision_attachments",
+)
 _INSIDE = {"provision_secure_url": "secure_url", "provisioned_credentials_tight": "coupling"}
 """Names that differ from those inside."""
 
@@ -91,6 +98,7 @@ class RequestChange(Body):
     phase: Any = Field(default=None, description="not looked at")
     generation: Any = Field(default=None, description="not looked at")
     unsuccessful_register_attempt_status: Any = Field(default=None, description="not looked at")
+    provision_attachments: Any = Field(default=None, description="not looked at")
     provision_job: JobChange = _KEPT
 
     def changes(self, facts: Facts, labels: Labels) -> dict[str, object]:

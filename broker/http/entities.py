@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from provisioner.attachments import enclosed_in
 from provisioner.lifecycle import Phase
 from provisioner.model import (
     Account,
@@ -59,6 +60,16 @@ class ProvisionJob(Entity):
     optlock: int
 
 
+class EnclosedEntity(Entity):
+    """A file that the device gets with its credential."""
+
+    id: str
+    type: str
+    name: str
+    size: int
+    sha256: str
+
+
 class RequestEntity(Entity):
     """A provision request: Everyware's ProvisionRequest and our additions."""
 
@@ -98,6 +109,7 @@ class RequestEntity(Entity):
     policy_uid: str | None
     policy_version: int | None
     confirmed_ownership: bool | None
+    provision_attachments: list[EnclosedEntity]
     unsuccessful_register_attempt_status: dict[str, Any] | None = Field(description="the last refusal")
 
 
@@ -272,6 +284,10 @@ def request_entity(request: ProvisionRequest, activation_key: Secret | None = No
         policy_uid=request.labels.policy_uid,
         policy_version=request.labels.policy_version,
         confirmed_ownership=request.labels.confirmed_ownership,
+        provision_attachments=[
+            EnclosedEntity(id=one.id, type=one.type, name=one.name, size=one.size, sha256=one.sha256)
+            for one in enclosed_in(request)
+        ],
         unsuccessful_register_attempt_status=json.loads(request.last_refusal) if request.last_refusal else None,
     )
 

@@ -1,11 +1,12 @@
 """What every message passes before a route sees it.
 
-1. Nothing opens by omission: all but the paths in `OPEN` need an operator's token, unknown paths too. Behind Exosite's
-   paths it may come in Exosite's header.
+1. Nothing opens by omission: all but the paths in `OPEN`, and the addresses of attachments, which are permissions
+   themselves, need an operator's token, unknown paths too. Behind Exosite's paths it may come in Exosite's header.
 2. A token comes before a body: a stranger's bytes are not read.
 3. A body is at most 64 KiB (`MAX_LIST` where it lists devices), refused by its announced length before it is read and
    by its real one while it is; it arrives within ten seconds; it is JSON that every parser understands alike (no
    duplicate member, no NaN, no lone surrogate, bounded depth). Exosite's paths take forms and CSV and read them alone.
+   A file for `UPLOADS` is a body of its own kind: 16 MiB, a minute, four at a time.
 4. Whatever fails behind the gate and was not answered there is answered here, without a traceback.
 5. What an operator changed, or revealed, leaves a line in the log: who, what, and how it ended.
 """
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from broker.http.manners import answer
 from broker.http.problems import UNAUTHENTICATED
+from provisioner.attachments import DOWNLOADS, LARGEST
 from provisioner.errors import Forbidden, Invalid
 from provisioner.policy import Actor
 
@@ -36,11 +38,16 @@ ACTIVATE = "/provision/activate"
 OPEN = frozenset(("/healthz", "/readyz", "/openapi.json", ACTIVATE))
 """Paths that answer without a token; the last is for devices, the others hold no secret."""
 
+UPLOADS = "/v2/attachments"
+"""Where operators keep files: a body there is the file itself."""
+
 _EXOSITE = "/provision/"
 _LISTS = ("/provision/manage/", "/v2/provisionEntities", "/v2/imports")
 """Below these a body lists devices."""
 
 MAX_BODY = 64 * 1024
+UPLOAD_SECONDS = 60.0
+UPLOADS_AT_ONCE = 4
 MAX_LIST = 1024 * 1024
 BODY_SECONDS = 10.0
 MAX_DEPTH = 32
@@ -67,6 +74,7 @@ class Gate:
         self._app = app
         self._authenticate = authenticate
         self._body_seconds = body_seconds
+        self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one HTTP message through, or answer it."""
@@ -85,8 +93,13 @@ class Gate:
 
         try:
             headers = Headers(scope=scope)
-            if scope["path"] not in OPEN:
+            if scope["path"] not in OPEN and not scope["path"].startswith(f"{DOWNLOADS}/"):
                 scope.setdefault("state", {})["actor"] = await self._authenticate(_token(headers, scope["path"]))
+            if scope["path"] == UPLOADS:
+                async with self._uploads:
+                    body = await self._body(headers, receive, scope["path"])
+                    await self._app(scope, _replay(body, receive), send_marked)
+                return
             body = await self._body(headers, receive, scope["path"])
             await self._app(scope, _replay(body, receive), send_marked)
         except ClientDisconnect:
@@ -97,16 +110,17 @@ class Gate:
             await answer(Request(scope), error)(scope, receive, send_marked)
 
     async def _body(self, headers: Headers, receive: Receive, path: str) -> bytes:
-        most = MAX_LIST if path.startswith(_LISTS) else MAX_BODY
+        is_upload = path == UPLOADS
+        most = LARGEST if is_upload else MAX_LIST if path.startswith(_LISTS) else MAX_BODY
         announced = headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > most:
             _refuse_size(most)
         try:
-            async with asyncio.timeout(self._body_seconds):
+            async with asyncio.timeout(UPLOAD_SECONDS if is_upload else self._body_seconds):
                 body = await _read(receive, most)
         except TimeoutError:
             raise HTTPException(408, "Send the body without pausing.", {"connection": "close"}) from None
-        if body and not path.startswith(_EXOSITE):
+        if body and not is_upload and not path.startswith(_EXOSITE):
             _check_media_type(headers)
             check_json(body)
         return body

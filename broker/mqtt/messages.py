@@ -22,8 +22,8 @@ from certs.csr import parse_encoding
 from certs.errors import BadCsr
 from provisioner import policy
 from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
-from provisioner.handover import HPKE, Conversation, decode64, is_sealing_key, sealed_size
-from provisioner.model import PROGRESS, Ack, Claim, JobStatus, Offer, Origin, Proof, Result, Secret, Taken
+from provisioner.handover import HPKE, Conversation, decode64, encode64, is_sealing_key, sealed_size
+from provisioner.model import PROGRESS, Ack, Attached, Claim, JobStatus, Offer, Origin, Proof, Result, Secret, Taken
 
 MAX_CLAIM = 8192
 """Bytes of a claim or ack."""
@@ -297,7 +297,7 @@ def _offer_body(offer: Offer) -> dict[str, Any]:
         "broker": broker,
         "topics": {"publish": list(offer.grant.publish), "subscribe": list(offer.grant.subscribe)},
         "configuration": from_json(offer.configuration),
-    }
+    } | ({"attachments": [_attachment(one) for one in offer.attachments]} if offer.attachments else {})
 
 
 def _credentials(offer: Offer) -> dict[str, Any]:
@@ -314,6 +314,13 @@ def _credentials(offer: Offer) -> dict[str, Any]:
             "notAfter": certificate.not_after,
         }
     )
+
+
+def _attachment(attached: Attached) -> dict[str, Any]:
+    told = {"type": attached.type, "name": attached.name, "size": attached.size, "sha256": attached.sha256}
+    if attached.content is not None:
+        return told | {"content": encode64(attached.content)}
+    return told | {"url": attached.url, "expiresOn": attached.expires_on}
 
 
 class _Settled:

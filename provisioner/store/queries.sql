@@ -121,6 +121,42 @@ SELECT request_id, max(CASE WHEN phase = 'CONFIRMED' AND before IS NOT 'CONFIRME
        max(CASE WHEN phase IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED') AND before IS NOT phase THEN at END)
   FROM journal WHERE request_id IN (SELECT value FROM json_each(:ids)) GROUP BY request_id;
 
+-- name: add_piece
+INSERT INTO attachment_piece (attachment_id, number, content) VALUES (:id, :number, :content);
+
+-- name: read_piece
+SELECT content FROM attachment_piece WHERE attachment_id = :id AND number = :number;
+
+-- name: add_attachment
+INSERT INTO attachment (id, account_id, name, size, sha256, created_on, created_by)
+VALUES (:id, :account_id, :name, :size, :sha256, :created_on, :created_by);
+
+-- name: find_attachments
+SELECT id, account_id, name, size, sha256, created_on, created_by FROM attachment
+ WHERE :ids IS NULL OR id IN (SELECT value FROM json_each(:ids)) ORDER BY created_on, id;
+
+-- name: delete_attachment
+DELETE FROM attachment WHERE id = :id AND NOT EXISTS (
+       SELECT 1 FROM request r, json_each(r.attachments) e
+        WHERE r.attachments IS NOT NULL AND r.phase NOT IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED')
+          AND json_extract(e.value, '$.id') = :id)
+RETURNING id;
+
+-- name: delete_pieces
+DELETE FROM attachment_piece WHERE attachment_id = :id;
+
+-- name: delete_stray_pieces
+DELETE FROM attachment_piece WHERE attachment_id NOT IN (SELECT id FROM attachment);
+
+-- name: is_used
+SELECT 1 FROM used_ticket WHERE nonce = :nonce;
+
+-- name: add_used
+INSERT INTO used_ticket (nonce, expires_on) VALUES (:nonce, :expires_on);
+
+-- name: delete_used
+DELETE FROM used_ticket WHERE expires_on <= :now;
+
 -- name: add_policy
 INSERT INTO policy (uid, version, account_id, name, rules, created_on, created_by)
 VALUES (:uid, :version, :account_id, :name, :rules, :created_on, :created_by);
@@ -173,13 +209,13 @@ INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, devic
        brand, model, device_name, forget, reuse_key, retry_max_attempts, keys_sealed, phase, generation,
        proved_generation, retry_count, rotate_wanted, stop_wanted, skipped, progress, start_on, last_refusal,
        job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity,
-       kind, record)
+       kind, record, attachments)
 VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broker, :status, :activates_on,
        :expires_on, :secure_url, :coupling, :confirm, :confirm_time, :configuration, :serial_number, :mac_address,
        :vendor, :brand, :model, :device_name, :forget, :reuse_key, :retry_max_attempts, :keys_sealed, :phase,
        :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
        :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock, :labels,
-       :topics, :validity, :kind, :record);
+       :topics, :validity, :kind, :record, :attachments);
 
 -- name: save_credentials
 -- Rows as a JSON array of objects. A password is sealed once, at the mint, and wiped once: in between only a rotation

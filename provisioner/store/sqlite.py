@@ -26,6 +26,7 @@ from provisioner.journal import line_about, line_of
 from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis, ProvisionRequest, Token, User
 from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
+from provisioner.store.attachmentrows import SqliteAttachments
 from provisioner.store.certificate_rows import SqliteCertificates
 from provisioner.store.connections import Connection, connect, transaction, truncate_log
 from provisioner.store.devicerows import SqliteDevices
@@ -81,6 +82,7 @@ class SqliteStore:
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
         self.dps = SqliteDps(self._read, self._change)
+        self.attachments = SqliteAttachments(self._read, self._change)
         self.labels = SqliteLabels(self._read, self._change)
         self.policies = SqlitePolicies(self._read, self._journaled)
         self.devices = SqliteDevices(self._reading, self._transact, self._tell)

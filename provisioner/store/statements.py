@@ -19,6 +19,7 @@ from provisioner.model import (
     NO_LABELS,
     Account,
     AccountKind,
+    Attachment,
     Certificate,
     Confirm,
     Coupling,
@@ -91,6 +92,7 @@ _REQUEST = [
     "r.validity",
     "r.kind",
     "r.record",
+    "r.attachments",
 ]
 _EVENT = [
     "e.seq",
@@ -308,6 +310,6 @@ def request_values(request: ProvisionRequest) -> dict[str, Any]:
     return vars(request) | vars(request.facts) | job_values(request) | {"labels": _labels_text(request.labels)}
 
 
-def row_values(value: Account | User | Token | Label | Bound | Certificate) -> dict[str, Any]:
+def row_values(value: Account | Attachment | User | Token | Label | Bound | Certificate) -> dict[str, Any]:
     """Parameters of the statement that adds a row to a small table."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -51,6 +51,8 @@ CALLS: list[tuple[str, str, Any, frozenset[Role]]] = [
     ("GET", "/v2/dps/groups", None, EVERYBODY),
     ("POST", "/v2/dps/masterDataGroups", {"accountId": 1, "name": "fresh"}, ADMINS),
     ("DELETE", "/v2/dps/groups/" + "0" * 32, None, ADMINS),
+    ("GET", "/v2/attachments", None, EVERYBODY),
+    ("DELETE", "/v2/attachments/" + "0" * 32, None, ADMINS),
     ("GET", "/v2/keys", None, ADMINS),
     ("POST", "/v2/keys/rotate", None, ADMINS),
     ("POST", "/v2/keys/1/retire", None, ADMINS),

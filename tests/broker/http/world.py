@@ -139,6 +139,8 @@ class World:
             lambda _offer, _alg: 0,
             os.urandom,
         )
+        self.administration.attachments.base_url = "http://provisioner"
+        self.provisioner.enclosed = self.administration.attachments.deliver
         figures = registry(lambda: {"offer": 2, "denied": 1}, lambda: 3)
         keyring = ForeignKeys("in this test", {"vault-1": "00" * 32, "pepper": "01" * 32}.items())
         self.epochs = Epochs(store.keys, keyring, vault, os.urandom)
@@ -212,11 +214,11 @@ class World:
         return Operator(http, self)
 
     async def claim(
-        self, created: dict[str, Any], device: dict[str, str] | None = None, *, request_id: str = "r-1"
+        self, created: dict[str, Any], device: dict[str, str] | None = None, *, request_id: str = "r-1", **more: Any
     ) -> Offer:
         """The device of a request gets an offer, by the same path as over MQTT."""
         user, key = created["provisionUserUsername"], Secret(created["activationKey"])
-        claim = Claim(user, created["clientId"], request_id, HERE, key=key, device=device or {})
+        claim = Claim(user, created["clientId"], request_id, HERE, key=key, device=device or {}, **more)
         return await self.provisioner.claim(claim, self.now)
 
     async def run_jobs(self) -> None:
