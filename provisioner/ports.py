@@ -398,8 +398,8 @@ class DeviceBroker(Protocol):
     def objection(self, account: str, client_id: str) -> str | None:
         """Why a device of these names cannot work there, a sentence with the way out; None: it can."""
 
-    def delay(self) -> float:
-        """Seconds until what is handed over now would be installed."""
+    def delay(self, username: str) -> float:
+        """Seconds until this name, which was handed over, is expected to be installed; 0.0 where nothing waits."""
 
     def cost(self, installs: int, revokes: int) -> Cost:
         """What so many changes would cost there now."""

@@ -361,7 +361,7 @@ class Provisioner:
         self._authentication.note_offered(claim, request.id)
         patience, password = self._rules.install_wait, minted.login.password
         if await self._jobs.await_install(unit.saved[0].after, credential, password, now, patience) is None:
-            raise self._wait_for_install(request)
+            raise self._wait_for_install(credential)
         return offer
 
     def _asks_ledger(self, request: ProvisionRequest) -> bool:
@@ -380,7 +380,7 @@ class Provisioner:
             await self._jobs.await_install(request, credential, None, now, self._rules.install_wait)
             if (fresh := await self._store.find_request(request.id)) is not None and fresh.request != request:
                 raise _Stale
-            raise self._wait_for_install(request)
+            raise self._wait_for_install(credential)
         if credential.state not in (State.INSTALLED, State.OFFERED):
             raise self._wait("the former credential is being taken out", "mint")
         if credential.confirm_before <= now:
@@ -464,10 +464,10 @@ class Provisioner:
         if claim.max_reply is not None and (needed := self._measure(offer, claim.encoding)) > claim.max_reply:
             raise Rejected(Reason.TOO_LARGE, "the reply is larger than maxReply", step="mint", needed=needed)
 
-    def _wait_for_install(self, request: ProvisionRequest) -> Rejected:
-        """It is tried for as long as the device broker's queue says, or as an attempt that failed is put off."""
-        broker = self._brokers.get(request.device_broker)
-        seconds = 0 if broker is None else math.ceil(broker.delay())
+    def _wait_for_install(self, credential: Credential) -> Rejected:
+        """For as long as the device broker's queue says; where it is away, a moment."""
+        broker = self._brokers.get(credential.device_broker)
+        seconds = 0 if broker is None else math.ceil(broker.delay(credential.username))
         return self._wait("the device broker is not ready", "install", max(_SOON, min(policy.MAX_RETRY, seconds)))
 
     @staticmethod

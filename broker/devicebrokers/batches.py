@@ -79,10 +79,11 @@ class Batches:
         await self._put(changes)
         return [one.outcome if isinstance(one.outcome, Revoke) else Revoke.LATER for one in changes]
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         """See `DeviceBroker`."""
+        place = next((place for place, change in enumerate(self._waiting, 1) if change.username == username), 0)
         under_way = max(0.0, self._busy * self.each - (self._clock() - self._began)) if self._busy else 0.0
-        return under_way + len(self._waiting) * self.each
+        return under_way + place * self.each
 
     async def close(self) -> None:
         """Whoever waits is told LATER."""

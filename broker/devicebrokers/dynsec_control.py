@@ -30,6 +30,8 @@ _COMMANDS = "$CONTROL/dynamic-security/v1"
 _ANSWERS = f"{_COMMANDS}/response"
 _VERSION = "$SYS/broker/version"
 _SECONDS = 10.0
+_CONNECT_SECONDS = 3.0
+"""For CONNACK, and once more for SUBACK: a broker that ends in between is noticed by its silence only."""
 _VERSION_SECONDS = 1.0
 _PAGE = 1_000
 _NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,7 +126,7 @@ class DynsecControl:
             password=password,
             identifier=f"provisioner-{secrets.token_hex(4)}",
             logger=_quiet,
-            timeout=_SECONDS,
+            timeout=_CONNECT_SECONDS,
             tls_context=self._tls,
             socket_options=[_NODELAY],
         )

@@ -44,7 +44,7 @@ class EmbeddedDevices:
         """See `DeviceBroker`."""
         return None
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:  # noqa: ARG002  # nothing waits
         """See `DeviceBroker`."""
         return 0.0
 

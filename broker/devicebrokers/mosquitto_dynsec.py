@@ -66,9 +66,9 @@ class MosquittoDynsec:
         """See `DeviceBroker`."""
         return None
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         """See `DeviceBroker`."""
-        return self._batches.delay()
+        return self._batches.delay(username)
 
     def cost(self, installs: int, revokes: int) -> Cost:
         """See `DeviceBroker`."""

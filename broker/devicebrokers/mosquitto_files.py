@@ -115,9 +115,9 @@ class MosquittoFiles:
             "behind each name; write the client id without, or use a device broker of kind mosquitto-dynsec"
         )
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         """See `DeviceBroker`."""
-        return self._batches.delay()
+        return self._batches.delay(username)
 
     def cost(self, installs: int, revokes: int) -> Cost:
         """See `DeviceBroker`."""

@@ -73,9 +73,9 @@ class RabbitMq:
             )
         return dots_objection(self.name, account, client_id)
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         """See `DeviceBroker`."""
-        return self._batches.delay()
+        return self._batches.delay(username)
 
     def cost(self, installs: int, revokes: int) -> Cost:
         """See `DeviceBroker`."""

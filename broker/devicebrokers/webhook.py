@@ -71,7 +71,7 @@ class Webhook:
         """See `DeviceBroker`."""
         return dots_objection(self.name, account, client_id) if self.dialect.has_levels_of_dots else None
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:  # noqa: ARG002  # nothing waits
         """See `DeviceBroker`."""
         return 0.0
 

@@ -97,7 +97,7 @@ class CueBroker:
     def objection(self, account: str, client_id: str) -> str | None:
         return "this device broker takes no client id with a dot" if "." in client_id else None
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         return self.queue
 
     def cost(self, installs: int, revokes: int) -> Cost:

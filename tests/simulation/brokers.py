@@ -149,7 +149,7 @@ class Listed:
         """See `DeviceBroker`."""
         return None
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         """See `DeviceBroker`."""
         return 0.0
 

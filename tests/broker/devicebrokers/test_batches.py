@@ -72,17 +72,19 @@ async def test_trouble_is_later_for_whoever_waits_and_the_next_try_goes_on() -> 
     assert await broker.batches.install([to_install("a")]) == [Install.DONE]
 
 
-async def test_the_queue_is_told_as_it_is() -> None:
+async def test_each_is_told_its_own_place_in_the_queue() -> None:
     broker = Broker(1)
-    assert broker.batches.delay() == 0.0
+    assert broker.batches.delay("p.acme.a.g1") == 0.0
     await broker.batches.install([to_install("a")])
     broker.gate.clear()
+    broker.begun.clear()
     work = asyncio.gather(*(broker.batches.install([to_install(f"b{number}")]) for number in range(20)))
-    await asyncio.sleep(0)
-    assert broker.batches.delay() == pytest.approx(1.0)
+    await broker.begun.wait()
+    told = [broker.batches.delay(f"p.acme.b{number}.g1") for number in (0, 1, 19)]
+    assert told == pytest.approx([0.05, 0.10, 1.0])
     broker.gate.set()
     await work
-    assert broker.batches.delay() == 0.0
+    assert broker.batches.delay("p.acme.b19.g1") == 0.0
 
 
 async def test_closing_leaves_nobody_waiting() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from broker.fleet.link import Link, Login, Lost, Refused
@@ -20,7 +21,16 @@ from broker.mqtt.packets import V5
 from provisioner.errors import Unavailable
 from provisioner.model import Coupling
 from provisioner.ports import Install, Revoke
-from tests.broker.devicebrokers.worlds import FOREIGN, MOSQUITTO, RABBIT, World, is_closed, is_open, to_install
+from tests.broker.devicebrokers.worlds import (
+    FOREIGN,
+    MOSQUITTO,
+    PATIENCE,
+    RABBIT,
+    World,
+    is_closed,
+    is_open,
+    to_install,
+)
 
 HOSTILE = ("+", "#", "a/b", ".*", "dev-1|x", "%c", "%u", "x" * 200, "d\u00e9v-1", "dev-2")
 FILTERS = (
@@ -156,6 +166,22 @@ async def test_a_device_has_its_own_topics_and_no_others(world: World) -> None:
     assert await heard() == set()
 
 
+async def test_a_device_reaches_nobody_else_whatever_is_acknowledged(world: World) -> None:
+    # Pitfall 7: neither SUBACK nor PUBACK means that something is allowed; what arrives does.
+    await install(world, "dev-1", "dev-2")
+    victim = await world.enter(to_install("dev-2"))
+    await victim.subscribe("acme/dev-2/#")
+    for topic in ("acme/dev-2/in", "acme/dev-2", "acme/dev-2/in/deep"):
+        forger = await world.enter(to_install())
+        with contextlib.suppress(Lost):
+            forger.publish(topic, b"forged")
+            forger.publish("acme/dev-1/own", b"mine")
+            await is_open(forger, "acme/dev-1/own")
+    victim.publish("acme/dev-2/last", b"my own")
+    async with asyncio.timeout(PATIENCE):
+        assert await victim.receive() == b"my own"
+
+
 async def tapped(
     world: World, spy: Link, filters: Iterable[str], client_id: str = "dev-1"
 ) -> Callable[[], Awaitable[set[bytes]]]:
@@ -209,13 +235,26 @@ async def test_a_wrong_password_with_a_live_client_id_disturbs_nobody(world: Wor
     assert await is_open(link, "acme/dev-1/out")
 
 
-async def test_the_newer_connection_of_a_device_takes_over(world: World) -> None:
+@pytest.mark.parametrize("clean", [True, False])
+async def test_the_newer_connection_of_a_device_takes_over(world: World, clean: bool) -> None:
     # Pitfall 3.
     await install(world, "dev-1")
     old = await world.enter(to_install())
-    new = await world.enter(to_install())
-    assert await is_closed(old)
-    assert await is_open(new, "acme/dev-1/out")
+    item = to_install()
+    async with aiomqtt.Client(
+        "127.0.0.1",
+        world.port,
+        identifier="dev-1",
+        username=item.credential.username,
+        password=item.password.reveal(),
+        clean_session=clean,
+        timeout=PATIENCE,
+    ) as new:
+        assert await is_closed(old)
+        await new.subscribe("acme/dev-1/out", qos=1)
+        await new.publish("acme/dev-1/out", b"still here", qos=1)
+        async with asyncio.timeout(PATIENCE):
+            assert (await anext(aiter(new.messages))).payload == b"still here"
 
 
 async def test_a_device_of_mqtt_5_is_served_or_clearly_refused(world: World) -> None:

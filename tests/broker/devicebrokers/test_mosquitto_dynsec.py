@@ -114,6 +114,21 @@ async def test_a_login_without_the_right_to_control_is_told_so(world: World, mon
     await broker.close()
 
 
+async def test_neither_our_own_user_nor_others_are_touched(world: World) -> None:
+    async def known() -> list[object]:
+        names = [DYNSEC_ADMIN[0], FOREIGN[0]]
+        return list(await control_of(world).run([{"command": "getClient", "username": name} for name in names]))
+
+    def without_numbers(replies: list[object]) -> list[object]:
+        return [reply["data"] for reply in replies if isinstance(reply, dict)]
+
+    before = without_numbers(await known())
+    assert len(before) == 2
+    await world.broker.install([to_install(), to_install("dev-2")])
+    await world.broker.revoke([to_install().credential.username, "p.acme.dev-9.g1"])
+    assert without_numbers(await known()) == before
+
+
 async def test_default_access_that_lets_everybody_in_is_found(world: World) -> None:
     acls = [{"acltype": "subscribe", "allow": True}, {"acltype": "publishClientSend", "allow": True}]
     await control_of(world).run([{"command": "setDefaultACLAccess", "acls": acls}])

@@ -88,7 +88,7 @@ class Shelf:
     def objection(self, account: str, client_id: str) -> str | None:
         return None
 
-    def delay(self) -> float:
+    def delay(self, username: str) -> float:
         return 0.0
 
     def cost(self, installs: int, revokes: int) -> Cost:
