@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from broker.authority import AuthorityChoices
     from broker.beside.doctor import Patient
-    from broker.devicebrokers.rabbitmq_api import Management
     from broker.devicebrokers.watch import Beside
     from broker.keyring import KeySource
     from broker.lifetime import Stepper
@@ -538,9 +537,11 @@ def _made(name: str, section: DeviceBroker) -> Beside:
     """A device broker as its section says; what its kind needs, the settings have checked."""
     from broker.devicebrokers import (  # noqa: PLC0415  # rule 1
         dynsec_control,
+        emqx_api,
         mosquitto_dynsec,
         mosquitto_files,
         rabbitmq,
+        rabbitmq_api,
         webhook,
     )
     from broker.fleet.replies import parse_url  # noqa: PLC0415  # rule 1
@@ -559,17 +560,21 @@ def _made(name: str, section: DeviceBroker) -> Beside:
             )
             return mosquitto_dynsec.MosquittoDynsec(name, control, plain=plain, secure=secure)
         case DeviceBroker(kind="rabbitmq"):
-            return rabbitmq.RabbitMq(name, _management(section), os.urandom, plain=plain, secure=secure)
+            api = rabbitmq_api.Management(*_control(section))
+            return rabbitmq.RabbitMq(name, api, os.urandom, plain=plain, secure=secure)
         case _:
-            kick = _management(section).kick if section.control_url and section.dialect == "rabbitmq" else None
-            return webhook.Webhook(name, section.dialect, plain=plain, secure=secure, kick=kick)
+            apis: Mapping[str, Callable[..., webhook.Kicks]] = {
+                "rabbitmq": rabbitmq_api.Management,
+                "emqx": emqx_api.EmqxApi,
+            }
+            kicks = apis[section.dialect](*_control(section)) if section.control_url else None
+            return webhook.Webhook(name, section.dialect, plain=plain, secure=secure, kicks=kicks)
 
 
-def _management(section: DeviceBroker) -> Management:
-    from broker.devicebrokers.rabbitmq_api import Management  # noqa: PLC0415  # rule 1
-
+def _control(section: DeviceBroker) -> tuple[str, tuple[str, str], ssl.SSLContext | None]:
+    """Where a broker's own HTTP API is, the login there, and what its certificate is checked with."""
     url = section.control_url or ""
-    return Management(url, _control_login(section), _trust(section.control_ca) if url.startswith("https:") else None)
+    return url, _control_login(section), _trust(section.control_ca) if url.startswith("https:") else None
 
 
 def _control_login(section: DeviceBroker) -> tuple[str, str]:

@@ -220,7 +220,7 @@ class DeviceBroker(Section):
 
     control_url: ControlUrl = Field(
         default=None,
-        description="For mosquitto-dynsec its MQTT address, for rabbitmq and webhook the management API.",
+        description="For mosquitto-dynsec its MQTT address; RabbitMQ's or EMQX's management API else.",
     )
     control_ca: OptionalFile = Field(
         default=None, description="PEM file to check the certificate at control_url with, instead of the system's."
@@ -250,6 +250,8 @@ class DeviceBroker(Section):
         if self.control_url is not None and self.control_url.startswith("mqtt") != (self.kind == "mosquitto-dynsec"):
             wanted = "mqtt or mqtts" if self.kind == "mosquitto-dynsec" else "http or https"
             raise ValueError(f"control_url of a device broker of kind {self.kind} begins with {wanted}: change it")
+        if self.kind == "webhook" and self.control_url is not None and self.dialect not in ("emqx", "rabbitmq"):
+            raise ValueError(f"control_url is for the dialects emqx and rabbitmq, not for {self.dialect}: leave it out")
         if self.kind == "embedded":
             _check_listeners("device_broker", (self.listen, self.tls_listen), self.certificate, self.private_key)
             self._check_told()

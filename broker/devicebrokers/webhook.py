@@ -3,13 +3,13 @@
 1. One function decides for all dialects, from the ledger as it is now; a first login confirms.
 2. What a broker caches of our answers delays a revocation by as much: RabbitMQ's `auth_cache.cache_ttl`, EMQX's
    authorization cache, NanoMQ's `cache_ttl`; we never send what would let VerneMQ cache (`cache-control`).
-3. A session is closed by the broker's own API, where the settings name one (`kick`); else it stays, and may use no
+3. A session is closed by the broker's own API, where the settings name one; else it stays, and may use no
    topic any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from broker.devicebrokers.accountfiles import is_ours
@@ -19,8 +19,15 @@ from provisioner.errors import Unavailable
 from provisioner.model import BrokerAddress, DeviceRights, Millis
 from provisioner.ports import Cost, Install, Probe, Revoke, ToInstall
 
-Kick = Callable[[str], Awaitable[None]]
-"""Closes the sessions of a user name. Raises `Unavailable`."""
+
+class Kicks(Protocol):
+    """The broker's own API, which closes sessions."""
+
+    async def kick(self, username: str) -> None:
+        """Close the sessions of a user name. Raises `Unavailable`."""
+
+    async def close(self) -> None:
+        """Close the connections."""
 
 
 class Ledger(Protocol):
@@ -53,14 +60,14 @@ class Webhook:
         *,
         plain: BrokerAddress | None,
         secure: BrokerAddress | None,
-        kick: Kick | None = None,
+        kicks: Kicks | None = None,
     ) -> None:
         self.name = name
         self.dialect: Dialect = DIALECTS[dialect]
         self.plain = plain
         self.secure = secure
-        self.kicks_live = kick is not None
-        self._kick = kick
+        self.kicks_live = kicks is not None
+        self._kicks = kicks
         self._spoken = dialect
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
@@ -89,12 +96,12 @@ class Webhook:
 
     async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
         """See `DeviceBroker`."""
-        if self._kick is None or not kick:
+        if self._kicks is None or not kick:
             return [Revoke.OPEN] * len(usernames)
         outcomes = []
         for username in usernames:
             try:
-                await self._kick(username)
+                await self._kicks.kick(username)
             except Unavailable:
                 outcomes.append(Revoke.LATER)
             else:
@@ -107,6 +114,8 @@ class Webhook:
 
     async def close(self) -> None:
         """See `DeviceBroker`."""
+        if self._kicks is not None:
+            await self._kicks.close()
 
     async def pulse(self) -> object:
         """Nothing there can get out of step."""

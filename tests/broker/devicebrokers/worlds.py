@@ -265,7 +265,7 @@ async def webhook(folder: Path, real: Rabbit) -> AsyncIterator[World]:
     """RabbitMQ that asks us first and its own database then."""
     management = Management(real.api, ADMIN, None)
     url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
-    broker = Asked("plant", "rabbitmq", plain=url, secure=None, kick=management.kick)
+    broker = Asked("plant", "rabbitmq", plain=url, secure=None, kicks=management)
     broker.ledger = LedgerInMemory()
     server = HttpServer(WebhookApp([Asking(broker, SECRET)], broker.ledger, lambda: 0, certificates_count=False))
     await server.start("127.0.0.1", real.webhook_port)
@@ -276,7 +276,6 @@ async def webhook(folder: Path, real: Rabbit) -> AsyncIterator[World]:
     finally:
         await left(world)
         await server.stop()
-        await management.close()
 
 
 Made = Callable[[Path], AbstractAsyncContextManager[World]]
