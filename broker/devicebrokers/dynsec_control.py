@@ -2,7 +2,7 @@
 
 1. Commands are JSON on one topic, answers come on another, at QoS 0 to everybody who may hear them: each command has a
    correlation text of its own, and silence within `_SECONDS` is `Unavailable`, never a refusal.
-2. Commands go at QoS 0 and without Nagle's delay: at QoS 1 Mosquitto 2.0 waits 40 ms before each answer.
+2. Commands go at QoS 0: at QoS 1 Mosquitto 2.0 acknowledges first, and waits 40 ms before it answers.
 3. A connection that broke is replaced by the next command; `epoch` counts them.
 4. The version is what `$SYS/broker/version` says; where that is not told, it is taken for 2.0.
 """
@@ -12,17 +12,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
 import re
 import secrets
-import socket
 import ssl
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
-import aiomqtt
-
+from broker.fleet.link import Link, Login, Lost, Refused
 from broker.fleet.replies import Address
 from provisioner.errors import Unavailable
 
@@ -30,15 +27,11 @@ _COMMANDS = "$CONTROL/dynamic-security/v1"
 _ANSWERS = f"{_COMMANDS}/response"
 _VERSION = "$SYS/broker/version"
 _SECONDS = 10.0
-_CONNECT_SECONDS = 3.0
-"""For CONNACK, and once more for SUBACK: a broker that ends in between is noticed by its silence only."""
+_CONNECT_SECONDS = 5.0
+"""For CONNACK, and once more for SUBACK."""
 _VERSION_SECONDS = 1.0
 _PAGE = 1_000
-_NODELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _NUMBERS = re.compile(r"(\d+)\.(\d+)\.(\d+)")
-
-_quiet = logging.getLogger("provisioner.devicebrokers.dynsec")
-_quiet.setLevel(logging.CRITICAL)  # what there is to say is in `Unavailable`
 
 Command = dict[str, Any]
 Reply = Mapping[str, Any]
@@ -53,8 +46,8 @@ class DynsecControl:
         self._address = address
         self._login = login
         self._tls = tls
-        self._client: aiomqtt.Client | None = None
-        self._connection = AsyncExitStack()
+        self._link: Link | None = None
+        self._is_silent = False
         self._connecting = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -63,23 +56,20 @@ class DynsecControl:
 
     async def run(self, commands: Sequence[Command]) -> Sequence[Reply]:
         """What each command came to, in order; one has an `error` where it was refused. Raises `Unavailable`."""
-        client = await self.connect()
+        link = await self.connect()
         loop = asyncio.get_running_loop()
         names = [f"{self.epoch}#{next(self._numbers)}" for _ in commands]
         futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
         self._waiting |= zip(names, futures, strict=True)
         numbered = [command | {"correlationData": name} for command, name in zip(commands, names, strict=True)]
         try:
+            link.publish(_COMMANDS, json.dumps({"commands": numbered}).encode(), qos=0)
             async with asyncio.timeout(_SECONDS):
-                await client.publish(_COMMANDS, json.dumps({"commands": numbered}), qos=0)
                 replies: list[Reply] = await asyncio.gather(*futures)
                 return replies
         except TimeoutError:
-            self._client = None
+            self._is_silent = True
             raise Unavailable("Mosquitto does not answer: may login_file's user use its control topics?") from None
-        except aiomqtt.MqttError as error:
-            self._client = None
-            raise Unavailable(f"Mosquitto cannot be reached ({error})") from None
         finally:
             for name in names:
                 self._waiting.pop(name, None)
@@ -100,78 +90,71 @@ class DynsecControl:
             if len(names) < _PAGE:
                 return found
 
-    async def connect(self) -> aiomqtt.Client:
+    async def connect(self) -> Link:
         """The connection, opened anew where it broke. Raises `Unavailable`."""
         async with self._connecting:
-            if self._client is not None and self._reader is not None and not self._reader.done():
-                return self._client
+            if self._link is not None and not self._is_silent and self._reader is not None and not self._reader.done():
+                return self._link
             await self._drop()
             try:
                 return await self._open()
-            except aiomqtt.MqttError as error:
-                await self._drop()
-                raise Unavailable(f"Mosquitto cannot be reached ({error})") from None
+            except Refused as error:
+                raise Unavailable(f"Mosquitto refuses the control connection: {error}", retry_after=30) from None
+            except Lost as error:
+                raise Unavailable(f"Mosquitto cannot be reached: {error}") from None
 
     async def close(self) -> None:
         """Close it; the next command opens another one."""
         async with self._connecting:
             await self._drop()
 
-    async def _open(self) -> aiomqtt.Client:
-        username, password = self._login
-        client = aiomqtt.Client(
-            self._address.host,
-            self._address.port,
-            username=username,
-            password=password,
-            identifier=f"provisioner-{secrets.token_hex(4)}",
-            logger=_quiet,
-            timeout=_CONNECT_SECONDS,
-            tls_context=self._tls,
-            socket_options=[_NODELAY],
-        )
-        await self._connection.enter_async_context(client)
+    async def _open(self) -> Link:
+        login = Login(f"provisioner-{secrets.token_hex(4)}", *self._login)
+        link = await Link.open(self._address, login, tls=self._tls, seconds=_CONNECT_SECONDS)
         self._version_told.clear()
-        await client.subscribe([(_ANSWERS, 0), (_VERSION, 0)])
-        self._reader = asyncio.create_task(self._read(client), name="dynsec answers")
+        try:
+            await link.subscribe(_ANSWERS)
+            with suppress(Refused):  # then it is taken for 2.0
+                await link.subscribe(_VERSION)
+        except BaseException:
+            await link.close()
+            raise
+        self._reader = asyncio.create_task(self._read(link), name="dynsec answers")
         with suppress(TimeoutError):
             async with asyncio.timeout(_VERSION_SECONDS):
                 await self._version_told.wait()
-        self._client = client
+        self._link = link
+        self._is_silent = False
         self.epoch += 1
-        return client
+        return link
 
     async def _drop(self) -> None:
-        self._client = None
+        link, self._link = self._link, None
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
             self._reader = None
-        with suppress(aiomqtt.MqttError):  # it was broken already
-            await self._connection.aclose()
-        self._connection = AsyncExitStack()
+        if link is not None:
+            await link.close()
 
-    async def _read(self, client: aiomqtt.Client) -> None:
+    async def _read(self, link: Link) -> None:
         try:
-            async for message in client.messages:
-                self._take(str(message.topic), message.payload)
-        except aiomqtt.MqttError:
+            while True:
+                self._take(await link.receive())
+        except Lost:
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(Unavailable("Mosquitto closed the control connection"))
 
-    def _take(self, topic: str, payload: object) -> None:
-        if not isinstance(payload, bytes):
-            return
-        if topic == _VERSION:
+    def _take(self, payload: bytes) -> None:
+        if not payload.startswith(b"{"):
             found = _NUMBERS.search(payload.decode("utf-8", "replace"))
             self.version = () if found is None else tuple(int(number) for number in found.groups())
             self._version_told.set()
             return
         try:
-            responses = json.loads(payload)["responses"]
-            for response in responses:
+            for response in json.loads(payload)["responses"]:
                 future = self._waiting.get(response.get("correlationData"))
                 if future is not None and not future.done():
                     future.set_result(response)

@@ -232,6 +232,9 @@ class MosquittoFiles:
 
     async def _reload(self) -> None:
         if self._files.pid_file is not None:
+            # A process that has just started has no handler for the signal yet, and would end of it.
+            with suppress(Refused):
+                await self._log_in(secrets.token_hex(16))
             _signal(self._pid(self._files.pid_file), signal.SIGHUP)
             return
         command = shlex.split(self._files.reload_command)

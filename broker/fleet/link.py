@@ -177,9 +177,9 @@ class Link:
         if code >= 0x80:
             raise Refused(_said(f"SUBSCRIBE is refused (0x{code:02X})", packet.properties), code, for_good=True)
 
-    def publish(self, topic: str, payload: bytes) -> None:
-        """Send at QoS 1."""
-        self._write(Publish(topic, payload, 1, self._next_id()))
+    def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
+        """Send at QoS 0 or 1."""
+        self._write(Publish(topic, payload, qos, self._next_id() if qos else 0))
 
     async def receive(self) -> bytes:
         """Wait for the next message; raises Lost."""
