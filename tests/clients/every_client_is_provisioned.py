@@ -7,6 +7,8 @@ import pytest
 from tests.clients.examples import IN_EVERY_MODE, Client, Device, factory
 from tests.e2e.program import Site
 
+pytestmark = pytest.mark.timeout(240)  # compilers, interpreters, and pauses between messages
+
 
 @pytest.mark.parametrize(("client", "mode"), IN_EVERY_MODE, ids=lambda part: getattr(part, "name", part))
 async def test_a_client_is_provisioned(site: Site, tmp_path: Path, client: Client, mode: str) -> None:

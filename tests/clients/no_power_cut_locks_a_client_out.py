@@ -21,6 +21,8 @@ _NAMES: Final = {1: "CONNECT", 2: "CONNACK", 8: "SUBSCRIBE", 9: "SUBACK"}
 ON_THE_LINE: Final = ("CONNECT", "CONNACK", "SUBSCRIBE", "SUBACK", "request", "reply to request")
 AFTERWARDS: Final = ("ack", "reply to ack")
 
+pytestmark = pytest.mark.timeout(240)  # compilers, interpreters, and pauses between messages
+
 
 class Line:
     """The way to the endpoint. What is `held` stops there, with everything after it; `holds` tells that it came."""
@@ -116,7 +118,6 @@ async def cut_after(device: Device, step: str) -> None:
     await device.cut()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("client", EVERY, ids=lambda client: client.name)
 async def test_a_client_outlives_a_power_cut_at_each_step(site: Site, tmp_path: Path, client: Client) -> None:
     request = await site.request(forget=True)

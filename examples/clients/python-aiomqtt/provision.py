@@ -280,7 +280,7 @@ def is_offer(body: object, device: dict, request_id: str) -> bool:
 
 
 async def log_in(body: dict) -> None:
-    """Connect to the device broker as the new identity and say hello; raises MqttConnectError if refused."""
+    """Connect to the device broker as the new identity and say hello; raises MqttCodeError if refused."""
     credential, url = body["credentials"], urlsplit(body["broker"]["url"])
     secure = url.scheme == "mqtts"
     tls = ssl.create_default_context(cadata=body["broker"].get("ca")) if secure else None
@@ -299,7 +299,7 @@ async def try_login(body: dict, times: dict) -> bool:
         try:
             await log_in(body)
         except (aiomqtt.MqttError, OSError) as error:
-            if isinstance(error, aiomqtt.MqttConnectError) and getattr(error.rc, "value", error.rc) in CONNECT_REFUSED:
+            if isinstance(error, aiomqtt.MqttCodeError) and getattr(error.rc, "value", error.rc) in CONNECT_REFUSED:
                 refused += 1
             else:
                 unreached += 1

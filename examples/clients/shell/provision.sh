@@ -126,7 +126,7 @@ ask() { # TOPIC REQUEST NONCE [GENERATION RESULT]: print the reply, nothing if t
   mosquitto_rr -V 311 -h "$HOST" -p "$PORT" "${tls[@]}" -q 1 -W "${REPLY_TIME%.*}" -t "$ROOT/$1" -e "$ROOT/reply" 2>/dev/null || true
 }
 
-exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until a reply ends it; it is in REPLY then, or its reason is the code
+exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until OFFER or REPLY ends it; 4: superseded
   local attempt=0 nonce proved reason after pause
   while :; do
     nonce=$(openssl rand -hex 16)
@@ -139,7 +139,7 @@ exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until a reply ends it; 
       tell "answer $(jq -r .code <<<"$REPLY") $reason"
       if [ "$MODE" != plain ] && is_proved "$REPLY"; then proved=yes; fi
       case $1-$reason-${proved:-$MODE} in
-        request-offer-*) if REPLY=$(open_offer "$REPLY") && is_offer "$2"; then return 0; fi ;;
+        request-offer-*) if OFFER=$(open_offer "$REPLY") && is_offer "$2"; then return 0; fi ;;
         *-superseded-yes | *-superseded-plain) return 4 ;;
         ack-confirmed-yes | ack-confirmed-plain | ack-noted-yes | ack-noted-plain) PROVED=$proved; return 0 ;;
         *-already-provisioned-yes | *-expired-yes | *-abandoned-yes | *-bad-*-yes | *-unsupported-yes | *-too-large-yes)
@@ -160,10 +160,10 @@ exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until a reply ends it; 
     sleep "$pause"
   done
 }
-is_offer() { # REQUEST: whether REPLY is an offer for us
+is_offer() { # REQUEST: whether OFFER is one for us
   jq -e --arg r "$1" --arg c "$CLIENT" '.requestId == $r and .reason == "offer" and .credentials.type == "password"
     and .credentials.clientId == $c and (.credentials.username | length) > 0 and (.credentials.password | length) > 0
-    and (.generation | type) == "number" and (.broker.url | test("^mqtts?://"))' <<<"$REPLY" >/dev/null 2>&1
+    and (.generation | type) == "number" and (.broker.url | test("^mqtts?://"))' <<<"$OFFER" >/dev/null 2>&1
 }
 
 # --- the new identity -------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ while [ "$(jq -r '.confirmed // false' <<<"${CREDENTIAL:-null}")" != true ] && [
   if [ -z "$CREDENTIAL" ]; then
     code=0; exchange request "r-$(openssl rand -hex 4)" || code=$?
     [ $code = 0 ] || continue
-    CREDENTIAL=$REPLY
+    CREDENTIAL=$OFFER
     store "$CREDENTIAL"
     tell "stored generation $(jq .generation <<<"$CREDENTIAL")"
   fi
