@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-TARGETS = ("session", "packets", "claim", "ack", "reply", "device_broker", "settings", "http_api", "topics")
+TARGETS = ("session", "packets", "claim", "ack", "reply", "device_broker", "settings", "http_api", "topics", "csr")
 FOUND = Path("build/fuzz")
 LONGEST_INPUT = 20_000
 _HANG = 1.0
-_ROOMS = ["broker", "provisioner", "config"]
+_ROOMS = ["broker", "provisioner", "certs", "config"]
 _REALLY_STUCK = 30
 
 
