@@ -19,7 +19,8 @@ from broker.datadir import DataDir
 
 _LOGIN = "provision-login"
 _FIRST_USER = "factory"
-_KEY = "KEY"
+_KEY, _CSR = "KEY", "CSR"
+_CERTIFICATE = "x509"
 _SECOND_LINE = "sed -n 2p"
 
 
@@ -52,6 +53,8 @@ def _data_dir(door: Door) -> Path:
 
 def _ours(door: Door, request: Mapping[str, Any], key_file: Path | None) -> str:
     words = ["provisioner", "device", "claim", request["clientId"], "--user", request["provisionUserUsername"]]
+    if request["credentialKind"] == _CERTIFICATE:
+        words.append("--csr")
     if key_file is not None:
         words += ["--key-file", str(key_file)]
     if door.where.data_dir is not None:
@@ -61,15 +64,25 @@ def _ours(door: Door, request: Mapping[str, Any], key_file: Path | None) -> str:
 
 def _theirs(door: Door, site: Site, request: Mapping[str, Any], key_file: Path | None) -> str:
     client_id, user = request["clientId"], request["provisionUserUsername"]
-    claim = json.dumps({"requestId": "r-1", "activationKey": request.get("activationKey", _KEY)})
+    said = {"requestId": "r-1", "activationKey": request.get("activationKey", _KEY)}
+    # The shell puts the key in: so it is not in the history.
+    filled = {} if key_file is None else {_KEY: f"$(cat {shlex.quote(str(key_file))})"}
+    before = ""
+    if request["credentialKind"] == _CERTIFICATE:
+        said["csr"] = _CSR
+        own = shlex.quote(f"{client_id}.pem")
+        filled[_CSR] = f"$(openssl req -new -key {own} -subj / -outform DER | base64 -w0)"
+        before = f"openssl ecparam -genkey -name prime256v1 -noout -out {own}\n  "
+    claim = json.dumps(said)
     message = shlex.quote(claim)
-    if key_file is not None:
-        # The shell puts the key in: so it is not in the history.
-        message = '"' + claim.replace('"', '\\"').replace(_KEY, f"$(cat {shlex.quote(str(key_file))})") + '"'
+    if filled:
+        message = '"' + claim.replace('"', '\\"') + '"'
+        for word, command in filled.items():
+            message = message.replace(word, command)
     password = "PASSWORD"  # noqa: S105  # the word that the person replaces
     if door.server is None and site.login is not None and site.login[0] == user:
         password = f'"$({_SECOND_LINE} {shlex.quote(str(_data_dir(door) / _LOGIN))})"'
     address, topic = site.endpoint.address, f"{site.root}/{user}/{client_id}"
     words = ("mosquitto_rr", "-h", address.host, "-p", str(address.port), "-i", client_id, "-u", user)
     topics = ("-t", f"{topic}/request", "-e", f"{topic}/reply", "-q", "1", "-W", "10")
-    return f"{shlex.join(words)} -P {password} {shlex.join(topics)} -m {message}"
+    return f"{before}{shlex.join(words)} -P {password} {shlex.join(topics)} -m {message}"
