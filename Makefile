@@ -66,6 +66,7 @@ check: $(STAMP) ## format, lint and types
 
 bench: $(STAMP) ## hand-overs beside the null endpoint, table and plot in build/
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.imports
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv in .venv)
 	$(BIN)/uv pip compile pyproject.toml --extra plots --group dev --universal --python-version 3.11 --upgrade \

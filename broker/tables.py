@@ -1,7 +1,8 @@
 """Tables from outside and for outside: CSV and XLSX, row by row, however large the file.
 
 1. A file is hostile until it was read: `read_rows` bounds the size of a workbook before it is opened (a ZIP may promise
-   gigabytes), columns, cells and rows while they come, and tells one sentence for anything that is no table.
+   gigabytes), columns, cells and rows while they come, and tells one sentence for anything that is no table. With
+   defusedxml installed, openpyxl takes no XML that defines entities.
 2. Reading and writing stream: memory does not grow with the rows.
 3. What is written cannot be a formula: a cell that a spreadsheet would take for one gets an apostrophe in front, which
    reading takes off again (OWASP, CSV injection).
@@ -114,6 +115,8 @@ class _Bounded:
         while line := self._file.readline(longest):
             if len(line) == longest:
                 raise BadTable(f"{self._path} has a line of more than {longest} characters.")
+            if "\0" in line:
+                raise BadTable(f"{self._path} is no text: it has a NUL in it.")
             yield line
 
 
@@ -130,7 +133,10 @@ def _workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     _check_archive(path)
     try:
-        with closing(openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)) as book:
+        with (
+            path.open("rb") as file,  # by its name the library would judge it
+            closing(openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)) as book,
+        ):
             sheet = book.worksheets[0]
             sheet.reset_dimensions()  # what a file says of itself is not believed
             for number, row in enumerate(sheet.iter_rows(max_col=MOST_COLUMNS + 1, values_only=True), start=1):

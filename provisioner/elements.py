@@ -132,7 +132,7 @@ def parse_element(row: Mapping[str, object], *, needs_email: bool = True) -> Ele
         elif name == "SendActivationEmail":
             said["send_activation_email"] = _flag(value)
         elif name not in ANSWERED:
-            shown = ascii(str(name)[:64])[1:-1]
+            shown = ascii(str(name)[:32])[1:-1]
             raise Invalid("unknown-field", f"{shown} is no field of a row; leave it out", field=shown)
     element = Element(**said)  # type: ignore[arg-type]  # each was checked above
     for name, inside in _REQUIRED.items():

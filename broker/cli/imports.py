@@ -192,7 +192,7 @@ def _pieces(
     file: Path, defaults: Mapping[str, object], *, blank: bool
 ) -> Iterator[tuple[int, list[dict[str, object]]]]:
     """(number of the first row, rows) of a file; numbers are those of the file's lines where it has no gaps."""
-    spelled = {name.lower(): name for name in (*COLUMNS, *_IGNORED)}
+    spelled = {way: name for name in (*COLUMNS, *_IGNORED) for way in (name, name.lower())}
     rows = read_rows(file)
     numbered = ((number, _row(cells, spelled, defaults, blank=blank)) for number, cells in rows)
     while batch := list(itertools.islice(numbered, _PIECE)):
@@ -225,7 +225,7 @@ def _row(
 ) -> dict[str, object]:
     said: dict[str, object] = {}
     for written, cell in cells.items():
-        name = spelled.get(written.lower().replace(" ", "").replace("_", ""))
+        name = spelled.get(written) or spelled.get(written.lower().replace(" ", "").replace("_", ""))
         if name is None:
             raise Failed(f"The file has a column {written[:64]!a} that an import does not know.")
         if name not in _IGNORED:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
@@ -115,28 +116,49 @@ async def provision_entities(call: Asked, doors: Opened, body: ProvisionEntities
 def shown(verdict: Verdict, row: Mapping[str, Any]) -> dict[str, object]:
     """A verdict as the seed's ProvisionElement; what could not be read is shown as it was sent, where it is text."""
     said = verdict.element
+    if said is None:
+        text = {name: _text_of(row.get(name)) for name in TEXTS}
+    else:
+        text = dict(zip(TEXTS, _TEXTS_OF(said), strict=True))
+    return {
+        "Id": verdict.number,
+        "Status": verdict.status,
+        "Info": verdict.info,
+        "UserState": verdict.user_state,
+        "Email": text["Email"],
+        "FirstName": text["FirstName"],
+        "LastName": text["LastName"],
+        "UserCustom1": text["UserCustom1"],
+        "UserCustom2": text["UserCustom2"],
+        "UserCustom3": text["UserCustom3"],
+        "UserGroupState": verdict.group_state,
+        "UserGroup": text["UserGroup"],
+        "CompanyState": verdict.company_state,
+        "CompanyName": text["CompanyName"],
+        "DeviceState": verdict.device_state,
+        "DeviceName": verdict.device_name or text["DeviceName"],
+        "DeviceId": verdict.device_id or text["DeviceId"],
+        "PolicyName": text["PolicyName"],
+        "CurrentStorageGB": None if said is None else said.current_storage_gb,
+        "DeviceCustom1": text["DeviceCustom1"],
+        "DeviceCustom2": text["DeviceCustom2"],
+        "DeviceCustom3": text["DeviceCustom3"],
+        "SendActivationEmail": None if said is None else said.send_activation_email,
+        "Username": verdict.username,
+        "ActivationCode": verdict.activation_code,
+        "ClientId": verdict.client_id or text["ClientId"],
+        "SerialNumber": text["SerialNumber"],
+        "MacAddress": text["MacAddress"],
+        "Brand": text["Brand"],
+        "Model": text["Model"],
+    }
 
-    def text(name: str) -> object:
-        if said is not None:
-            return getattr(said, TEXTS[name])
-        value = row.get(name)
-        return value if isinstance(value, str) and len(value) <= 255 else None
 
-    told: dict[str, object] = {"Id": verdict.number, "Status": verdict.status, "Info": verdict.info}
-    told["UserState"] = verdict.user_state
-    for name in ("Email", "FirstName", "LastName", "UserCustom1", "UserCustom2", "UserCustom3"):
-        told[name] = text(name)
-    told |= {"UserGroupState": verdict.group_state, "UserGroup": text("UserGroup")}
-    told |= {"CompanyState": verdict.company_state, "CompanyName": text("CompanyName")}
-    told |= {"DeviceState": verdict.device_state, "DeviceName": verdict.device_name or text("DeviceName")}
-    told |= {"DeviceId": verdict.device_id or text("DeviceId"), "PolicyName": text("PolicyName")}
-    told["CurrentStorageGB"] = None if said is None else said.current_storage_gb
-    for name in ("DeviceCustom1", "DeviceCustom2", "DeviceCustom3"):
-        told[name] = text(name)
-    told["SendActivationEmail"] = None if said is None else said.send_activation_email
-    told["Username"] = verdict.username
-    told |= {"ActivationCode": verdict.activation_code, "ClientId": verdict.client_id or text("ClientId")}
-    return told | {name: text(name) for name in ("SerialNumber", "MacAddress", "Brand", "Model")}
+_TEXTS_OF = attrgetter(*TEXTS.values())
+
+
+def _text_of(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= 255 else None
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -183,8 +184,10 @@ def _check_media_type(headers: Headers) -> None:
 def check_json(body: bytes) -> None:
     """Raise `Invalid` unless `body` is JSON (RFC 8259, I-JSON in what it leaves open)."""
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # fails on 1e999 and lone surrogates
+        text = body.decode()
+        value = json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # fails on lone surrogates, which only an escape can make
     except Invalid:
         raise
     except (ValueError, RecursionError):
@@ -199,24 +202,27 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
+def _finite(text: str) -> float:
+    """A number that is one: `1e999` would be infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
 def _no_constant(_name: str) -> NoReturn:
     raise Invalid("malformed-json", "NaN and Infinity are no JSON; send a number.")
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _inside(outer)]
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH + 1):
         if not level:
             return
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
     raise Invalid("malformed-json", f"Nest at most {MAX_DEPTH} levels deep.")
-
-
-def _inside(value: Any) -> list[Any]:
-    match value:
-        case dict():
-            return list(value.values())
-        case list():
-            return value
-        case _:
-            return []

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -255,6 +256,7 @@ def _read_labels(text: str) -> Labels:
     return Labels(**said | {"tag_uids": tuple(said["tag_uids"])})
 
 
+@lru_cache(maxsize=1024)
 def _labels_text(labels: Labels) -> str | None:
     return None if labels == NO_LABELS else json.dumps(vars(labels), separators=(",", ":"))
 

@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
-TARGETS = ("session", "packets", "claim", "ack", "reply", "device_broker", "settings", "http_api", "topics", "csr")
+TARGETS = (
+    "session", "packets", "claim", "ack", "reply", "device_broker", "settings", "http_api", "topics", "csr", "imports",
+)  # fmt: skip
 FOUND = Path("build/fuzz")
 LONGEST_INPUT = 20_000
 _HANG = 1.0
