@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA_DIR ?= data
 
-NPM_FOLDERS := examples/clients/node examples/clients/micropython/host
+NPM_FOLDERS := examples/clients/node examples/clients/micropython/host tests/aedes
 
 .PHONY: help setup run test proof soak check bench demo clean lock system-packages npm-packages
 
@@ -35,7 +35,7 @@ system-packages:
 	    apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
 	  else echo "note: Debian packages are missing ($$missing ): the tests that need them are left out"; fi; fi
 
-# Two of the example clients run on Node; nothing of it is needed to run the provisioner.
+# Two of the example clients and a broker of the tests run on Node; nothing of it is needed to run the provisioner.
 npm-packages: system-packages
 	@for folder in $(NPM_FOLDERS); do \
 	  if [ $$folder/node_modules/.package-lock.json -nt $$folder/package-lock.json ]; then continue; fi; \

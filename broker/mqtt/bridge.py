@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
-from paho.mqtt.properties import Properties
 
 from broker.mqtt.interface import Answer, Inbound, Service
 from broker.mqtt.messages import CONTENT_TYPE
+from broker.mqtt.properties import Properties
 from broker.mqtt.topics import Address, Topics, UnknownTopic
-from broker.mqtt.upstream import Away, Letter, LoginRefused, Received, Site, Upstream, publish_properties
+from broker.mqtt.upstream import Away, Letter, LoginRefused, Packed, Received, Site, Upstream
 from provisioner.model import SHARED
 from provisioner.ports import Entropy
 
@@ -277,7 +277,7 @@ class Bridge:
         finally:
             self._leave()
 
-    def _properties(self, answer: Answer, message: Received) -> Properties:
+    def _properties(self, answer: Answer, message: Received) -> Packed:
         correlation = getattr(message.properties, "CorrelationData", None)
         if correlation is None:
             return self._plain_properties[answer.content_type]
@@ -319,8 +319,8 @@ class Bridge:
             self._idle.set()
 
 
-def _properties(content_type: str, correlation: bytes | None) -> Properties:
-    known: dict[str, object] = {"MessageExpiryInterval": EXPIRY, "ContentType": content_type}
+def _properties(content_type: str, correlation: bytes | None) -> Packed:
+    properties = Properties(message_expiry_interval=EXPIRY, content_type=content_type)
     if correlation is not None:
-        known["CorrelationData"] = correlation
-    return publish_properties(**known)
+        properties["correlation_data"] = correlation
+    return Packed(properties)

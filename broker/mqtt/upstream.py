@@ -27,9 +27,11 @@ import aiomqtt
 import paho.mqtt.client as paho
 from aiomqtt.exceptions import MqttConnectError
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from broker.mqtt.properties import Properties, write_properties
 
 KEEP_ALIVE: Final = 15
 """Seconds; a broker that vanished without a word is missed within twice as many."""
@@ -88,7 +90,7 @@ class Letter:
     topic: str
     payload: bytes = field(repr=False)
     until: float
-    properties: Properties | None = None
+    properties: Packed | None = None
     retain: bool = False
 
 
@@ -96,12 +98,17 @@ Received: TypeAlias = paho.MQTTMessage
 """A message as paho has it."""
 
 
-def publish_properties(**values: Any) -> Properties:
-    """Properties of a PUBLISH by paho's names, such as `CorrelationData`."""
-    properties = Properties(PacketTypes.PUBLISH)
-    for name, value in values.items():
-        setattr(properties, name, value)
-    return properties
+class Packed:
+    """Properties of a PUBLISH as bytes, in the place of paho's: those cost more than all else a reply takes."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, properties: Properties) -> None:
+        self._data = write_properties(properties, PacketTypes.PUBLISH)
+
+    def pack(self) -> bytes:
+        """What paho asks for."""
+        return self._data
 
 
 class Upstream(aiomqtt.Client):
@@ -121,7 +128,7 @@ class Upstream(aiomqtt.Client):
     ) -> None:
         properties = None
         if v5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = PahoProperties(PacketTypes.CONNECT)
             properties.ReceiveMaximum = MAX_RECEIVED
             properties.MaximumPacketSize = MAX_PACKET
         username, password = site.login or (None, None)
@@ -143,7 +150,7 @@ class Upstream(aiomqtt.Client):
             socket_options=_NO_DELAY,
         )
         self.v5 = v5
-        self.server: Properties | None = None
+        self.server: PahoProperties | None = None
         """What the broker said of itself in CONNACK; MQTT 5 only."""
         self._under_way: dict[int, Letter] = {}
         self._outbox: deque[Letter] = deque()
@@ -152,6 +159,7 @@ class Upstream(aiomqtt.Client):
         self._receive = receive
         self._sent = sent
         self._client.manual_ack_set(True)
+        self._client.disable_logger()
 
     async def __aenter__(self) -> Self:
         """Connect and log in; raises Away."""
@@ -229,14 +237,14 @@ class Upstream(aiomqtt.Client):
     # aiomqtt's callbacks from paho.
 
     def _on_connect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: PahoProperties | None = None
     ) -> None:
         self.server = properties
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: PahoProperties | None = None
     ) -> None:
         if not self._connected.done():
             # aiomqtt would wait for its time-out; a broker that does not know a version may just hang up.

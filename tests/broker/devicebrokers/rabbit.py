@@ -14,7 +14,7 @@ import httpx2
 from tests.broker.devicebrokers.mosquitto import free_port
 from tests.programs import needed
 
-START_PATIENCE = 60.0
+START_PATIENCE = 150.0
 ADMIN = ("admin", "admin-password")
 SECRET = "the-shared-secret-of-the-webhook"
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
