@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: full hand-overs beside the null endpoint, with and without TLS, and a herd.
+"""`python -m tests.bench`: full hand-overs beside the null endpoint, plain, TLS and through a bridge; and a herd.
 
 Prints tables and writes `build/bench.json` and `build/bench.png`. Exit code 1 if anything did not end as it should.
 """
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from tests.bench import herd
 from tests.bench.plot import write_plot
-from tests.bench.programs import Server, generate, make_requests, null_endpoint, provisioner
+from tests.bench.programs import Server, bridged, generate, make_requests, null_bridge, null_endpoint, provisioner
 from tests.bench.report import Costs, Run, print_report, write_json
 
 WARM_UP = 100
@@ -41,6 +41,7 @@ class Bench:
         """Measure everything; the kinds take turns."""
         run = Run(self.devices, self.concurrency)
         await self._measure(run)
+        await self._measure_bridge(run)
         run.costs = await self._sample()
         if self.crowd:
             run.herd = await self._let_loose()
@@ -65,6 +66,17 @@ class Bench:
                         part = list(islice(certified, self.devices))
                         said = await self._round("certificate", real, part, name + "certificates")
                         run.certificate.ours.add(said)
+
+    async def _measure_bridge(self, run: Run) -> None:
+        async with null_bridge(self._folder("null bridge")) as null, bridged(self._folder("bridged")) as real:
+            listed = await self._requests(real, self.rounds * self.devices + WARM_UP)
+            await self._round("null", null, listed[:WARM_UP], "warming up")
+            await self._round("handover", real, listed[:WARM_UP], "warming up")
+            for number in range(1, self.rounds + 1):
+                at = WARM_UP + (number - 1) * self.devices
+                part, name = listed[at : at + self.devices], f"round {number}, bridge: "
+                run.bridge.null.add(await self._round("twice", null, part * 2, name + "null bridge"))
+                run.bridge.ours.add(await self._round("handover", real, part, name + "hand-overs"))
 
     async def _sample(self) -> list[Costs]:
         """Where the processor time goes; apart from the rates, as looking costs a little as well."""

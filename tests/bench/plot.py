@@ -44,10 +44,11 @@ def write_plot(run: Run, file: Path) -> None:
         figure, panels = plt.subplots(2, 2, figsize=(15, 10), width_ratios=(2, 3), layout="constrained")
         (rates, delays), (crowd, costs) = panels
         title = (
-            f"Full hand-overs beside the null endpoint: {run.plain.ratio:.2f} plain, {run.tls.ratio:.2f} with TLS 1.3"
+            f"Full hand-overs beside the null endpoint: {run.plain.ratio:.2f} plain, {run.tls.ratio:.2f} with TLS 1.3; "
+            f"beside the null bridge: {run.bridge.ratio:.2f}"
         )
         figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
-        _draw_rates((run.plain, run.tls, run.certificate), rates)
+        _draw_rates((run.plain, run.bridge, run.tls, run.certificate), rates)
         _draw_latencies(run, delays)
         _draw_costs(run.costs, costs)
         if run.herd is None:
@@ -94,7 +95,8 @@ def _draw_latencies(run: Run, axes: Axes) -> None:
     """How many percent were done after how many milliseconds."""
     from matplotlib.ticker import LogLocator  # noqa: PLC0415  # as above
 
-    for series, colour in zip(run.series, (_GREY, _BLUE, _LIGHT_GREY, _LIGHT_BLUE, _INK), strict=True):
+    at_the_endpoint = (run.plain.null, run.plain.ours, run.tls.null, run.tls.ours, run.certificate.ours)
+    for series, colour in zip(at_the_endpoint, (_GREY, _BLUE, _LIGHT_GREY, _LIGHT_BLUE, _INK), strict=True):
         ordered = sorted(latency * 1000 for latency in series.latencies)
         share = [(index + 1) / len(ordered) * 100 for index in range(len(ordered))]
         p50, p99 = series.percentile(50) * 1000, series.percentile(99) * 1000

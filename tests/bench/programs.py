@@ -10,14 +10,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
 
+from broker.beside.setup import Login
 from tests.broker.mqtt.serving import contexts
+from tests.mosquitto import BRIDGE, Mosquitto, bridge_settings, shipped
 
 _ROOT = Path(__file__).parents[2]
 _START_TIME = 60.0
@@ -101,6 +103,37 @@ async def provisioner(
         user, password = (folder / "data" / "provision-login").read_text().splitlines()
         token = (folder / "data" / "admin-token").read_text().strip()
         yield Server(port, tls_port, (user, password), process, f"http://{said['http']}", token, samples)
+
+
+@asynccontextmanager
+async def null_bridge(folder: Path) -> AsyncIterator[Server]:
+    """The yardstick beside a Mosquitto of its own."""
+    devices = Login("factory", "password")
+    mosquitto = Mosquitto(folder, shipped(folder, [devices], BRIDGE)).start()
+    try:
+        arguments = (str(mosquitto.port), BRIDGE.user, BRIDGE.password)
+        async with _started("tests.bench.null_bridge", *arguments) as (_, process):
+            yield Server(mosquitto.port, 0, (devices.user, devices.password), process)
+    finally:
+        mosquitto.stop()
+
+
+@asynccontextmanager
+async def bridged(folder: Path) -> AsyncIterator[Server]:
+    """The real program on an empty data directory, beside a Mosquitto through which its devices come."""
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    prepare = (sys.executable, "-m", "broker", "init", "--data-dir", str(data))
+    process = await asyncio.create_subprocess_exec(*prepare, cwd=_ROOT, stderr=asyncio.subprocess.DEVNULL)
+    if await process.wait():
+        raise SystemExit("the data directory cannot be prepared")
+    user, password = (data / "provision-login").read_text().splitlines()
+    mosquitto = Mosquitto(folder, shipped(folder, [Login(user, password)], BRIDGE)).start()
+    try:
+        async with provisioner(folder, bridge_settings(mosquitto)) as server:
+            yield replace(server, port=mosquitto.port)
+    finally:
+        mosquitto.stop()
 
 
 def _module(name: str, samples: Path | None) -> tuple[str, ...]:
