@@ -15,8 +15,8 @@ from tests.e2e.program import Operator, Program
 _AT_ONCE = 16
 
 
-async def prepare(operator: Operator, prefix: str, count: int) -> list[Identity]:
-    """Make requests for `count` devices whose client ids begin with `prefix`."""
+async def prepare(operator: Operator, prefix: str, count: int, **fields: Any) -> list[Identity]:
+    """Make requests for `count` devices whose client ids begin with `prefix`; `fields` are further ones of each."""
     account = await operator.account(f"of-{prefix}")
     user, password = (operator.program.data / "provision-login").read_text(encoding="utf-8").splitlines()
     numbers = iter(range(count))
@@ -30,7 +30,7 @@ async def prepare(operator: Operator, prefix: str, count: int) -> list[Identity]
                 "provisionUserUsername": user,
                 "generateActivationKey": True,
                 "provisionSecureURL": False,
-            }
+            } | fields
             answer = await operator.ask("POST", "/v2/provisionRequests", json=form)
             made.append(Identity(user, password, answer["clientId"], answer["activationKey"]))
 
@@ -52,9 +52,9 @@ async def phases(operator: Operator) -> Counter[str]:
     return counted
 
 
-async def admitted(program: Program, credentials: Iterable[Credential]) -> int:
-    """How many credentials the device broker lets in, asked without anything in between."""
-    address = Address(*program.device_broker)
+async def admitted(program: Program, credentials: Iterable[Credential], at: tuple[str, int] | None = None) -> int:
+    """How many credentials the device broker lets in (its own, or the one at `at`), with nothing in between."""
+    address = Address(*(at or program.device_broker))
     waiting = iter(credentials)
     count = 0
 
