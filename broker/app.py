@@ -530,16 +530,19 @@ def _choices(settings: Settings) -> Choices:
 def _beside(settings: Settings) -> tuple[Beside, ...]:
     """The device brokers that are not ours, the default one first. Raises `Misconfigured`."""
     sections = [(settings.device_broker.kind, settings.device_broker), *settings.device_brokers.items()]
-    return tuple(_made(name, section) for name, section in sections if section.kind != "embedded")
+    crl_file = settings.authority.crl_file or settings.data_dir / "ca" / "crl.pem"
+    return tuple(_made(name, section, crl_file) for name, section in sections if section.kind != "embedded")
 
 
-def _made(name: str, section: DeviceBroker) -> Beside:
+def _made(name: str, section: DeviceBroker, crl_file: Path) -> Beside:
     """A device broker as its section says; what its kind needs, the settings have checked."""
     from broker.devicebrokers import (  # noqa: PLC0415  # rule 1
         dynsec_control,
         emqx_api,
+        mosquitto_certificates,
         mosquitto_dynsec,
         mosquitto_files,
+        mosquitto_process,
         rabbitmq,
         rabbitmq_api,
         webhook,
@@ -553,12 +556,17 @@ def _made(name: str, section: DeviceBroker) -> Beside:
             tls = _trust(section.ca) if check.tls else None
             files = mosquitto_files.Files(passwords, rights, section.pid_file, section.reload_command)
             return mosquitto_files.MosquittoFiles(name, files, check, tls, os.urandom, plain=plain, secure=secure)
+        case DeviceBroker(kind="mosquitto-certificates"):
+            at = parse_url(section.control_url or "")
+            control = at, _control_login(section), _trust(section.control_ca) if at.tls else None
+            process = mosquitto_process.MosquittoProcess(section.pid_file, section.reload_command)
+            return mosquitto_certificates.MosquittoCertificates(name, crl_file, process, control, plain, secure)
         case DeviceBroker(kind="mosquitto-dynsec"):
             at = parse_url(section.control_url or "")
-            control = dynsec_control.DynsecControl(
+            dynsec = dynsec_control.DynsecControl(
                 at, _control_login(section), _trust(section.control_ca) if at.tls else None
             )
-            return mosquitto_dynsec.MosquittoDynsec(name, control, plain=plain, secure=secure)
+            return mosquitto_dynsec.MosquittoDynsec(name, dynsec, plain=plain, secure=secure)
         case DeviceBroker(kind="rabbitmq"):
             api = rabbitmq_api.Management(*_control(section))
             return rabbitmq.RabbitMq(name, api, os.urandom, plain=plain, secure=secure)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from broker.authority import AuthorityChoices, AuthorityWatch, check_issuers, op
 from broker.crl_files import CrlFiles
 from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
+from broker.devicebrokers.mosquitto_certificates import MosquittoCertificates
 from broker.devicebrokers.watch import Beside
 from broker.entropy import Pool
 from broker.http import est, ocsp, trust
@@ -34,6 +35,7 @@ from broker.keyring import KeySource, open_keyring
 from broker.mqtt import messages
 from broker.mqtt.embedded import EmbeddedBroker
 from broker.mqtt.grant import Grant
+from certs.crl import pem_of
 from certs.profile import Purpose
 from provisioner import restore
 from provisioner.administration import Administration
@@ -49,6 +51,7 @@ from provisioner.errors import Unavailable
 from provisioner.event_desk import EventDesk
 from provisioner.handover import Vault, new_key
 from provisioner.jobs import Jobs
+from provisioner.lifecycle import LIVE
 from provisioner.logins import Logins
 from provisioner.model import DeviceRights, Millis
 from provisioner.oversight import Oversight
@@ -210,6 +213,30 @@ def _tell_health(trouble: str | None) -> None:
         _log.error("the ledger fails", detail=trouble)
 
 
+def _lists_of(revocation: RevocationLists) -> Callable[[], Awaitable[str]]:
+    """All revocation lists, PEM, as new as the ledger."""
+
+    async def lists() -> str:
+        await revocation.step(now())
+        return "".join(pem_of(one) for one in revocation.lists.values())
+
+    return lists
+
+
+def _holder_of(store: SqliteStore) -> Callable[[str, str], Awaitable[str | None]]:
+    """Whose session a retired user name's is; None: perhaps that of another generation, which is in force."""
+
+    async def holder(device_broker: str, username: str) -> str | None:
+        credential = await store.find_username(device_broker, username)
+        if credential is None:
+            return None
+        others = await store.find_credentials(credential.request_id)
+        is_alone = all(one.state not in LIVE or one.username == username for one in others)
+        return credential.client_id if is_alone else None
+
+    return holder
+
+
 def _granted(rights: DeviceRights | None) -> Grant | None:
     if rights is None:
         return None
@@ -302,6 +329,11 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         await store.events.open_sink(name)
     watch = AuthorityWatch(choices.authority, directory.authority, certification, store.record)
     files = CrlFiles(directory.authority, choices.authority.crl_file)
+    revocation = RevocationLists(store.certificates, certification, files.publish, files.numbers(authority.issuers))
+    for one in choices.beside:
+        if isinstance(one, MosquittoCertificates):
+            one.lists, one.holder = _lists_of(revocation), _holder_of(store)
+            one.trust(authority.root_pem)
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
     oversight = Oversight(administration, store, Reconciler(store, brokers, vault))
     return Parts(
@@ -316,7 +348,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         epochs=epochs,
         oversight=oversight,
         authority=watch,
-        revocation=RevocationLists(store.certificates, certification, files.publish, files.numbers(authority.issuers)),
+        revocation=revocation,
         events=events,
         feed=feed,
         doors=_doors(store, vault, entropy, administration, provisioner, choices),

@@ -188,8 +188,8 @@ class DeviceBroker(Section):
     """The broker where devices work afterwards."""
 
     kind: Annotated[
-        Literal["embedded", "mosquitto-dynsec", "mosquitto-files", "rabbitmq", "webhook"],
-        Write('"embedded", "mosquitto-dynsec", "mosquitto-files", "rabbitmq" or "webhook"'),
+        Literal["embedded", "mosquitto-certificates", "mosquitto-dynsec", "mosquitto-files", "rabbitmq", "webhook"],
+        Write('"embedded", "mosquitto-certificates", "mosquitto-dynsec", "mosquitto-files", "rabbitmq" or "webhook"'),
     ] = Field(
         default="embedded", description="Which device broker: embedded runs one in this process, the others are there."
     )
@@ -209,10 +209,12 @@ class DeviceBroker(Section):
     password_file: OptionalFile = Field(default=None, description="For mosquitto-files: Mosquitto's password_file.")
     acl_file: OptionalFile = Field(default=None, description="For mosquitto-files: Mosquitto's acl_file.")
     pid_file: OptionalFile = Field(
-        default=None, description="For mosquitto-files: Mosquitto's pid_file, whose process is told to reload."
+        default=None,
+        description="For mosquitto-files and -certificates: its pid_file; that process is told to reload.",
     )
     reload_command: CommandLine = Field(
-        default="", description="For mosquitto-files: a command that makes Mosquitto reload where no pid_file can."
+        default="",
+        description="For mosquitto-files and -certificates: a command that makes it reload, without a pid_file.",
     )
     check_url: AnyBrokerUrl = Field(
         default=None, description="For mosquitto-files: where it is reached from here, if not at url."
@@ -220,7 +222,7 @@ class DeviceBroker(Section):
 
     control_url: ControlUrl = Field(
         default=None,
-        description="For mosquitto-dynsec its MQTT address; RabbitMQ's or EMQX's management API else.",
+        description="For mosquitto-dynsec and -certificates its MQTT address; the management API of others.",
     )
     control_ca: OptionalFile = Field(
         default=None, description="PEM file to check the certificate at control_url with, instead of the system's."
@@ -247,8 +249,9 @@ class DeviceBroker(Section):
                 raise ValueError(f"a device broker of kind {self.kind} has no {name}: leave it out, or change the kind")
         if (self.control_url is None) != (self.login_file is None):
             raise ValueError("control_url and login_file of a device broker go together: give both or neither")
-        if self.control_url is not None and self.control_url.startswith("mqtt") != (self.kind == "mosquitto-dynsec"):
-            wanted = "mqtt or mqtts" if self.kind == "mosquitto-dynsec" else "http or https"
+        by_mqtt = self.kind in ("mosquitto-dynsec", "mosquitto-certificates")
+        if self.control_url is not None and self.control_url.startswith("mqtt") != by_mqtt:
+            wanted = "mqtt or mqtts" if by_mqtt else "http or https"
             raise ValueError(f"control_url of a device broker of kind {self.kind} begins with {wanted}: change it")
         if self.kind == "webhook" and self.control_url is not None and self.dialect not in ("emqx", "rabbitmq"):
             raise ValueError(f"control_url is for the dialects emqx and rabbitmq, not for {self.dialect}: leave it out")
@@ -267,6 +270,10 @@ _TOLD: Final = (("url", "secure_url"),)
 _CONTROLLED: Final = frozenset({"control_url", "control_ca", "login_file"})
 _OF_KIND: Final[Mapping[str, tuple[tuple[tuple[str, ...], ...], frozenset[str]]]] = {
     "embedded": ((), frozenset()),
+    "mosquitto-certificates": (
+        (("pid_file", "reload_command"), ("control_url",), ("secure_url",)),
+        _CONTROLLED | {"pid_file", "reload_command"},
+    ),
     "mosquitto-dynsec": ((("control_url",), *_TOLD), _CONTROLLED),
     "mosquitto-files": (
         (("password_file",), ("acl_file",), ("pid_file", "reload_command"), *_TOLD),

@@ -45,6 +45,7 @@ from provisioner.terms import (
     check_confirm,
     check_confirm_time,
     check_device_broker,
+    check_kind,
     check_mac,
     check_secure,
     check_tight,
@@ -214,6 +215,7 @@ class Creation(Desk):
         if new.retry_max_attempts is not None:
             check_attempts(new.retry_max_attempts)
         check_secure(broker, secure=new.secure)
+        check_kind(broker, new.kind or Kind.PASSWORD)
         if new.kind is Kind.X509:
             coupling = policy.resolve_coupling(new.coupling, account.coupling)
             check_certificate(account.name, new.client_id, coupling, secure=new.secure)

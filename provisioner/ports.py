@@ -387,6 +387,8 @@ class DeviceBroker(Protocol):
     """Topic rights come from one rule with the client id in it, not from one for each credential."""
     prehashed: bool
     """It takes a hash, so no password leaves this process."""
+    takes_passwords: bool
+    """It admits by user name and password; else by a certificate alone."""
     kicks_live: bool
     """Revoking closes the session that is open."""
     persists: bool

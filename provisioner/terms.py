@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from certs.errors import NotIssued
 from certs.profile import Device
 from provisioner.errors import Invalid
-from provisioner.model import Account, Confirm, Coupling, Facts, Millis
+from provisioner.model import Account, Confirm, Coupling, Facts, Kind, Millis
 from provisioner.policy import normal_mac
 from provisioner.ports import DeviceBroker
 
@@ -105,6 +105,16 @@ def check_tight(broker: DeviceBroker | None, coupling: Coupling) -> None:
             "credential cannot be tight there; ask for a loose one (deviceCredentialsTight LOOSE), or move the account "
             "to a device broker of kind embedded, webhook or mosquitto-dynsec",
             field="deviceCredentialsTight",
+        )
+
+
+def check_kind(broker: DeviceBroker | None, kind: Kind) -> None:
+    """A password is promised only where it can be used."""
+    if kind is Kind.PASSWORD and broker is not None and not broker.takes_passwords:
+        raise Invalid(
+            "certificates-only",
+            f"the device broker {broker.name} ({broker.kind}) admits by certificate alone; set credentialKind to x509",
+            field="credentialKind",
         )
 
 

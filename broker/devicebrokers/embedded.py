@@ -27,6 +27,7 @@ class EmbeddedDevices:
     binds_client_id = True
     templates = True
     prehashed = True
+    takes_passwords = True
     kicks_live = True
     persists = True
 

@@ -45,6 +45,7 @@ class MosquittoDynsec:
     binds_client_id = True
     templates = False
     prehashed = False
+    takes_passwords = True
     kicks_live = True
     persists = True
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shlex
-import signal
 import ssl
 import time
 from collections.abc import Sequence
@@ -35,6 +33,7 @@ from broker.devicebrokers.accountfiles import (
     rights,
 )
 from broker.devicebrokers.batches import Batches, Change
+from broker.devicebrokers.mosquitto_process import MosquittoProcess
 from broker.fleet.link import Link, Login, Lost, Refused
 from broker.fleet.replies import Address
 from provisioner.errors import Unavailable
@@ -47,9 +46,7 @@ _LOADED_WITHIN = 5.0
 _LOOK_EVERY = 0.02
 _DISTANCE = 0.2
 """Seconds between two reloads, at the least; a reload that takes long is followed by four times as long a pause."""
-_COMMAND_SECONDS = 10.0
 _SECONDS_A_NAME = 5e-6
-_NAMES = ("mosquitto",)
 
 Signature = tuple[int, int, int]
 _Read = tuple[list[str], dict[str, str], str, dict[str, list[str]]]
@@ -74,6 +71,7 @@ class MosquittoFiles:
     binds_client_id = False
     templates = False
     prehashed = True
+    takes_passwords = True
     kicks_live = True
     persists = True
 
@@ -92,6 +90,7 @@ class MosquittoFiles:
         self.plain = plain
         self.secure = secure
         self._files = files
+        self._process = MosquittoProcess(files.pid_file, files.reload_command)
         self._check = check
         self._tls = tls
         self._entropy = entropy
@@ -135,8 +134,7 @@ class MosquittoFiles:
             for path in {self._files.passwords, self._files.rights}
             if not os.access(path.parent, os.W_OK | os.X_OK)
         ]
-        if self._files.pid_file is not None:
-            _signal(self._pid(self._files.pid_file), 0)
+        self._process.check()
         with suppress(Refused):
             await self._log_in(secrets.token_hex(16))
             problems.append("A wrong password is admitted: set allow_anonymous false and password_file.")
@@ -167,9 +165,8 @@ class MosquittoFiles:
             self._ours = found
             self._foreign += 1
             self._loaded = False
-        if self._files.pid_file is not None:
-            pid = self._pid(self._files.pid_file)
-            return self._foreign, pid, _started(pid)
+        if (start := self._process.start()) is not None:
+            return self._foreign, start
         await self._knock()
         return self._foreign
 
@@ -235,25 +232,7 @@ class MosquittoFiles:
             # A process that has just started has no handler for the signal yet, and would end of it.
             with suppress(Refused):
                 await self._log_in(secrets.token_hex(16))
-            _signal(self._pid(self._files.pid_file), signal.SIGHUP)
-            return
-        command = shlex.split(self._files.reload_command)
-        try:
-            async with asyncio.timeout(_COMMAND_SECONDS):
-                process = await asyncio.create_subprocess_exec(
-                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
-                )
-                try:
-                    code = await process.wait()
-                finally:
-                    if process.returncode is None:
-                        process.kill()
-        except TimeoutError:
-            raise Unavailable(f"reload_command {command[0]} does not end within {_COMMAND_SECONDS:g} seconds") from None
-        except OSError as error:
-            raise Unavailable(f"reload_command {command[0]} cannot be run: {error.strerror or error}") from None
-        if code:
-            raise Unavailable(f"reload_command {command[0]} ends with code {code}")
+        await self._process.reload()
 
     async def _await_canary(self, password: str) -> None:
         deadline = time.monotonic() + _LOADED_WITHIN
@@ -289,39 +268,9 @@ class MosquittoFiles:
             raise Unavailable(f"Mosquitto does not listen on {self._check.host}:{self._check.port}") from None
         writer.close()
 
-    @staticmethod
-    def _pid(file: Path) -> int:
-        try:
-            pid = int(file.read_text(encoding="ascii", errors="replace"))
-            name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-        except (OSError, ValueError):
-            raise Unavailable(f"Mosquitto does not run: {file} names no process") from None
-        if name not in _NAMES:
-            raise Unavailable(f"Mosquitto does not run: {file} names process {pid}, which is {name!r}")
-        return pid
-
 
 def _pause(reload_took: float) -> float:
     return max(_DISTANCE, 4 * reload_took)
-
-
-def _signal(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        raise Unavailable(f"Mosquitto (process {pid}) has just ended") from None
-    except PermissionError:
-        raise Unavailable(
-            f"Mosquitto (process {pid}) belongs to another user: run as that user, or set reload_command"
-        ) from None
-
-
-def _started(pid: int) -> str:
-    """When a process was started, in ticks since the machine's start."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def _text(path: Path) -> str:

@@ -41,6 +41,7 @@ class RabbitMq:
     binds_client_id = False
     templates = False
     prehashed = True
+    takes_passwords = True
     kicks_live = True
     persists = True
 

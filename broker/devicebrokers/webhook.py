@@ -51,6 +51,7 @@ class Webhook:
     binds_client_id = True
     templates = True
     prehashed = True
+    takes_passwords = True
     persists = True
 
     def __init__(

@@ -13,7 +13,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.e2e.packets import Address
-from tests.e2e.program import Program, _address
+from tests.e2e.program import Program, Request, _address
 from tests.programs import needed
 
 PATIENCE = 30.0
@@ -47,12 +47,23 @@ class Listening:
         self.client.tls_set(str(device.trusted), str(chain), str(key))
         subscribed: queue.Queue[object] = queue.Queue()
         self._gone: queue.Queue[object] = queue.Queue()
+        self.heard: list[bytes] = []
+        self.client.on_message = lambda _client, _data, message: self.heard.append(message.payload)
         self.client.on_subscribe = lambda *_: subscribed.put(None)
         self.client.on_disconnect = lambda *_: self._gone.put(None)
         self.client.connect(*(address or device_broker_tls(device.program)))
         self.client.loop_start()
         self.client.subscribe(f"default/{device.client_id}/#", 1)
         subscribed.get(timeout=PATIENCE)
+
+    def is_there(self) -> bool:
+        """Whether the session has lasted."""
+        return self._gone.empty()
+
+    def leave(self) -> None:
+        """End it."""
+        self.client.disconnect()
+        self.client.loop_stop()
 
     def thrown_out(self) -> None:
         """Wait until the broker ended the session."""
@@ -70,6 +81,7 @@ class ShellDevice:
     trusted: Path
     user: str = "factory"
     offers: list[dict[str, Any]] = field(default_factory=list)
+    request: Request = field(init=False)
 
     def make_key(self, number: int) -> Path:
         """A key of its own, and a CSR for it."""

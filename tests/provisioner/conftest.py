@@ -65,6 +65,7 @@ class CueBroker:
     binds_client_id: bool = True
     templates: bool = False
     prehashed: bool = False
+    takes_passwords: bool = True
     kicks_live: bool = True
     persists: bool = True
     queue: float = 0.0

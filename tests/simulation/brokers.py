@@ -97,6 +97,7 @@ class Listed:
     binds_client_id = True
     templates = False
     prehashed = False
+    takes_passwords = True
     kicks_live = True
     persists = True
 

@@ -42,9 +42,9 @@ def dynsec_lines(folder: Path) -> tuple[str, ...]:
 
 
 class Mosquitto:
-    """One broker over `folder`; `lines` are its configuration beside listener, user and pid file."""
+    """One broker over `folder`; `lines` are its configuration beside listener, user and pid file, `top` goes first."""
 
-    def __init__(self, folder: Path, *lines: str) -> None:
+    def __init__(self, folder: Path, *lines: str, top: str = "") -> None:
         self.program = needed("mosquitto", "mosquitto")
         self.folder = folder
         self.port = free_port()
@@ -53,6 +53,7 @@ class Mosquitto:
         self._log = folder / "mosquitto.log"
         self._file = folder / "mosquitto.conf"
         own = (
+            top,
             f"listener {self.port} 127.0.0.1",
             f"user {getpass.getuser()}",
             f"pid_file {self.pid_file}",

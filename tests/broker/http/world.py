@@ -65,6 +65,7 @@ class Shelf:
     binds_client_id = True
     templates = False
     prehashed = False
+    takes_passwords = True
     kicks_live = True
     persists = True
 

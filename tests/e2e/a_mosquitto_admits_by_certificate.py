@@ -1,0 +1,113 @@
+"""A real Mosquitto with `use_identity_as_username`, `use_username_as_clientid`, `pattern` rights and our CRL."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.broker.devicebrokers.mosquitto import Mosquitto, free_port, password_line
+from tests.e2e.a_certificate_is_a_login import Place
+from tests.e2e.packets import Address
+from tests.e2e.program import Operator, StartProgram
+from tests.e2e.shelldevice import ShellDevice, ran
+
+ROTATE = (sys.executable, "-m", "broker", "ca", "rotate", "--data-dir")
+CONTROL = ("provisioner", "a-password-for-control")
+
+
+class Plant:
+    """A program whose devices work at a Mosquitto."""
+
+    def __init__(self, place: Place, operator: Operator, address: Address) -> None:
+        self.place, self.operator, self.address = place, operator, address
+
+    async def device(self, client_id: str, number: int = 1) -> ShellDevice:
+        """A device with its first certificate, confirmed."""
+        request, device = await self.place.request(self.operator, client_id)
+        device.request = request
+        assert (await asyncio.to_thread(device.claim, number, request.key))["reason"] == "offer"
+        assert (await asyncio.to_thread(device.ack, number, 1, None, number))["reason"] == "confirmed"
+        return device
+
+    async def works(self, device: ShellDevice, number: int = 1, client_id: str | None = None) -> bool:
+        return await asyncio.to_thread(device.works, number, client_id, self.address)
+
+
+@pytest.fixture
+async def plant(start_program: StartProgram, tmp_path: Path) -> AsyncIterator[Plant]:
+    folder = tmp_path / "mosquitto"
+    folder.mkdir()
+    tls, data = free_port(), tmp_path / "data-0"
+    (folder / "passwords").write_text(password_line(*CONTROL))
+    (folder / "passwords").chmod(0o600)
+    (folder / "acl").write_text("pattern readwrite default/%u/#\n")
+    login = folder / "control-login"
+    login.touch(mode=0o600)
+    login.write_text("\n".join(CONTROL))
+    mosquitto = Mosquitto(
+        folder, f"password_file {folder / 'passwords'}",
+        f"listener {tls} 127.0.0.1", f"cafile {data / 'ca' / 'root.pem'}",
+        f"certfile {data / 'server.pem'}", f"keyfile {data / 'server.pem'}",
+        "require_certificate true", "use_identity_as_username true", "use_username_as_clientid true",
+        f"crlfile {data / 'ca' / 'crl.pem'}", f"acl_file {folder / 'acl'}",
+        top="per_listener_settings true",
+    )  # fmt: skip
+    settings = {
+        "KIND": "mosquitto-certificates", "SECURE_URL": f"mqtts://127.0.0.1:{tls}",
+        "PID_FILE": mosquitto.pid_file, "CONTROL_URL": f"mqtt://127.0.0.1:{mosquitto.port}", "LOGIN_FILE": login,
+    }  # fmt: skip
+    variables = {f"PROVISIONER_DEVICE_BROKER__{name}": str(value) for name, value in settings.items()}
+    place = Place(start_program(variables | {"PROVISIONER_ENDPOINT__TLS_LISTEN": "127.0.0.1:0"}), tmp_path)
+    place.program.secrets.add(CONTROL[1])
+    operator = Operator(place.program)
+    await mosquitto.start()
+    yield Plant(place, operator, ("127.0.0.1", tls))
+    await operator.close()
+    await mosquitto.stop()
+
+
+async def test_nobody_acts_under_anothers_name_and_the_revoked_are_out(plant: Plant) -> None:
+    first, second = await plant.device("dev-1"), await plant.device("dev-2")
+    session = await asyncio.to_thread(first.listens, 1, plant.address)
+    # The second says that it is the first. Mosquitto takes it for who its certificate says it is.
+    assert await plant.works(second, 1, "dev-1")
+    assert await plant.works(second)
+    bystander = await asyncio.to_thread(second.listens, 1, plant.address)
+    assert session.is_there()
+    assert session.heard == []  # neither was it thrown out, nor did the other one's message to its topics arrive
+    await first.request.tell("revoke")
+    await asyncio.to_thread(session.thrown_out)
+    await first.request.until("STOPPED")
+    assert not await plant.works(first)
+    assert bystander.is_there()
+    await asyncio.to_thread(bystander.leave)
+
+
+async def test_renewal_and_rotation_of_the_issuer(plant: Plant) -> None:
+    device = await plant.device("dev-1")
+    assert await plant.works(device)
+    data = plant.place.program.data
+    said = await asyncio.to_thread(ran, "env", f"PYTHONPATH={Path(__file__).parents[2]}", *ROTATE, data)
+    assert "signs for devices" in said
+    await asyncio.to_thread(device.make_key, 2)
+    assert (await asyncio.to_thread(device.claim, 2, None, 1))["reason"] == "offer"
+    issuers = [device.path(number, "crt").read_text().split("-----BEGIN")[2] for number in (1, 2)]
+    assert issuers[0] != issuers[1]
+    assert await plant.works(device, 1)
+    assert await plant.works(device, 2)
+    session = await asyncio.to_thread(device.listens, 2, plant.address)
+    assert (await asyncio.to_thread(device.ack, 2, 2, None, 2))["reason"] == "confirmed"
+    await device.request.until("CONFIRMED")
+    assert not await plant.works(device, 1)
+    assert session.is_there()  # it is the new certificate's, and so it stays
+    await asyncio.to_thread(session.leave)
+    assert await plant.works(device, 2)
+
+
+async def test_a_password_is_not_promised_there(plant: Plant) -> None:
+    account = (await plant.operator.ask("GET", "/v2/accounts/default"))["id"]
+    form = {"accountId": account, "clientId": "dev-1", "provisionUserUsername": "factory", "provisionSecureURL": True}
+    problem = await plant.operator.ask("POST", "/v2/provisionRequests", (400,), json=form)
+    assert (problem["code"], problem["field"]) == ("certificates-only", "credentialKind")
