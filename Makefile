@@ -8,7 +8,7 @@ DATA_DIR ?= data
 
 NPM_FOLDERS := examples/clients/node examples/clients/micropython/host tests/aedes
 
-.PHONY: help setup run test proof soak check bench demo clean lock system-packages npm-packages
+.PHONY: help setup run test proof soak check bench demo clean lock footprint system-packages npm-packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ check: $(STAMP) ## format, lint and types
 bench: $(STAMP) ## hand-overs beside the null endpoint, table and plot in build/
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.imports
+
+footprint: setup ## what the example clients cost, into their README (needs gcc-arm-none-eabi)
+	$(BIN)/python -m tests.clients.footprint
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv in .venv)
 	$(BIN)/uv pip compile pyproject.toml --extra plots --group dev --universal --python-version 3.11 --upgrade \

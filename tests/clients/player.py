@@ -46,6 +46,8 @@ class Player:
         text = file.read_text(encoding="utf-8")
         self.head = json.loads(text.splitlines()[0])
         self.faults: list[str] = []
+        self.received = self.sent = 0
+        """Bytes of MQTT on connections with the provisioning login, from the client and to it."""
         self._steps = [step for step in parse_transcript(text).steps if _is_played(step)]
         self._names: dict[str, str] = {}
         self._asked: dict[str, dict[str, Any]] = {}
@@ -82,14 +84,14 @@ class Player:
             writer.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        decoder, version, subscribed = Decoder(), 4, False
+        decoder, version, subscribed, provisioning = Decoder(), 4, False, False
         while data := await reader.read(65536):
             for frame in decoder.feed(data):
                 packet = parse(frame, version)
                 answers: list[Packet] = []
                 match packet:
                     case Connect():
-                        version = packet.version
+                        version, provisioning = packet.version, packet.username == double.USER
                         answers = [Connack(code=self._log_in(packet))]
                     case Subscribe():
                         subscribed = True
@@ -103,7 +105,11 @@ class Player:
                         answers += self._answer(packet.topic.rpartition("/")[2], json.loads(packet.payload))
                     case Pingreq():
                         answers = [Pingresp()]
-                writer.write(b"".join(encode(answer, version) for answer in answers))
+                octets = b"".join(encode(answer, version) for answer in answers)
+                writer.write(octets)
+                if provisioning:
+                    self.received += len(frame.raw)
+                    self.sent += len(octets)
 
     # What the device does ---------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 // Runs provision.py in MicroPython's WebAssembly port, as a board would:  node host.mjs DIRECTORY
 //
 // MicroPython blocks, Node does not: it runs in a worker, and each call of its board (board.py) waits there until this
-// thread has carried it out. DIRECTORY is its flash.
+// thread has carried it out. DIRECTORY is its flash. With MEMORY=1 it tells at the end how
+// many bytes of heap were in use at most, client and umqtt included, looked at after a collection at each step.
 
 import { createCipheriv, randomBytes } from 'node:crypto'
 import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
@@ -74,12 +75,26 @@ if (isMainThread) {
   }
   globalThis.bridge = Object.fromEntries(Object.keys(board('')).map((name) => [name, (...values) => ask(name, ...values)]))
   const { loadMicroPython } = await import('@micropython/micropython-webassembly-pyscript/micropython.mjs')
-  const board_ = await loadMicroPython({ heapsize: 512 * 1024, linebuffer: true, stdout: (line) => ask('tell', line) })
+  const board_ = await loadMicroPython({ heapsize: 256 * 1024, linebuffer: true, stdout: (line) => ask('tell', line) })
   for (const folder of ['/lib', '/lib/umqtt']) board_.FS.mkdir(folder)
   const files = { '/lib/board.py': 'board.py', '/lib/umqtt/simple.py': 'umqtt/simple.py', '/lib/provision.py': '../provision.py' }
   for (const [to, from] of Object.entries(files)) board_.FS.writeFile(to, readFileSync(join(here, from)))
+  const measured = `
+import gc
+gc.collect()
+before, most = gc.mem_alloc(), [0]
+import provision
+tell = provision.tell
+def watch(step):
+    gc.collect()
+    most[0] = max(most[0], gc.mem_alloc() - before)
+    tell(step)
+provision.tell = watch
+provision.run("/flash")
+tell("memory {}".format(most[0]))`
   try {
-    board_.runPython('import sys\nsys.path.append("/lib")\nimport board, provision\nprovision.run("/flash")')
+    board_.runPython('import sys\nsys.path.append("/lib")\nimport board')
+    board_.runPython(process.env.MEMORY ? measured : 'import provision\nprovision.run("/flash")')
   } catch (error) {
     ask('tell', error.type === 'Stopped' ? `stopped: ${error.message}` : error.message)
     process.exitCode = error.type === 'Stopped' ? 3 : 1
