@@ -38,6 +38,9 @@ _START_TIME = 60.0
 _CALL_TIME = 600.0
 _AT_ONCE = 16
 
+CERTIFICATE: Mapping[str, Any] = {"credentialKind": "x509", "provisionSecureURL": True}
+"""What a request for a certificate says: `provision_request(**CERTIFICATE)`."""
+
 
 @dataclass(frozen=True)
 class Provisioner:
@@ -140,6 +143,7 @@ def provisioner(
         "endpoint.listen": "127.0.0.1:0",
         "endpoint.max_connections_per_source": "10000",
         "device_broker.listen": "127.0.0.1:0",
+        "device_broker.tls_listen": "127.0.0.1:0",
         "http.listen": "127.0.0.1:0",
         **provisioner_settings,
         "data_dir": str(data_dir),
@@ -159,9 +163,10 @@ def provision_request(provisioner: Provisioner) -> Callable[..., ProvisionReques
 
 @pytest.fixture
 def device(provisioner: Provisioner) -> Callable[..., Device]:
-    """`device(request, *, mode="proof", mqtt="5", through=None, patience=60)`: a device with that request's key.
+    """`device(request, *, mode="proof", mqtt="5", csr=False, through=None, patience=60)`: a device with its key.
 
-    `mode` is plain, proof, ctr or hpke; `through` a network of `faults`.
+    `mode` is plain, proof, ctr or hpke; with `csr` it claims a certificate (`credentialKind="x509"` in its request);
+    `through` is a network of `faults`.
     """
 
     def make(request: ProvisionRequest, **how: Any) -> Device:
@@ -309,6 +314,7 @@ async def _claim(
     *,
     mode: str = "proof",
     mqtt: str = "5",
+    csr: bool = False,
     through: Faults | None = None,
     patience: float = 60.0,
 ) -> Outcome:
@@ -318,7 +324,7 @@ async def _claim(
     from broker.fleet.unit import Endpoint, Unit  # noqa: PLC0415  # rule 1
 
     identity = Identity(provisioner.user, provisioner.password, request.client_id, request.activation_key)
-    simulated = Simulated(identity, Options(Mode(mode)), MemoryFlash(), secrets.token_bytes)
+    simulated = Simulated(identity, Options(Mode(mode), csr=csr), MemoryFlash(), secrets.token_bytes)
     endpoint = Endpoint(_address(provisioner.endpoint), 5 if mqtt == "5" else 4)
     roads = None if through is None else through.roads
     return await Unit(simulated, endpoint, patience=patience, stubborn=through is not None, roads=roads).run()
@@ -339,7 +345,7 @@ async def _run_fleet(
 
     plan: Scenario = Scenario() if scenario is None else load(scenario)
     plan = plan.changed("devices", **devices, **({} if count is None else {"count": count}))
-    identities = await _identities(provisioner, plan.devices.count)
+    identities = await _identities(provisioner, plan.devices.count, plan.devices.kinds)
     swarm = Swarm(
         Endpoint(_address(provisioner.endpoint)),
         concurrency=plan.devices.at_once or 2 * len(identities),
@@ -352,18 +358,19 @@ async def _run_fleet(
         return await swarm.live(plan.lots(identities, "prov/v1"), roads, Tally())
 
 
-async def _identities(provisioner: Provisioner, count: int) -> Sequence[Any]:
-    """Requests for so many devices, a few at a time."""
+async def _identities(provisioner: Provisioner, count: int, kinds: Sequence[str]) -> Sequence[Any]:
+    """Requests for so many devices, a few at a time; `kinds` are dealt in turn."""
     from broker.fleet.actions import Identity  # noqa: PLC0415  # rule 1
 
     room = asyncio.Semaphore(_AT_ONCE)
 
-    async def make() -> Identity:
+    async def make(number: int) -> Identity:
+        kind = kinds[number % len(kinds)]
         async with room:
-            request = await _make_request(provisioner)
+            request = await _make_request(provisioner, **(CERTIFICATE if kind == "x509" else {}))
         return Identity(provisioner.user, provisioner.password, request.client_id, request.activation_key)
 
-    return await asyncio.gather(*(make() for _ in range(count)))
+    return await asyncio.gather(*(make(number) for number in range(count)))
 
 
 async def _open_roads(provisioner: Provisioner, seed: int, network: Mapping[str, float]) -> Faults:

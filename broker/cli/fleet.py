@@ -100,6 +100,9 @@ def run_fleet(  # one parameter an option
     ] = None,
     mqtt: Annotated[Mqtt | None, typer.Option(help="MQTT 3.1.1 or 5.")] = None,
     cbor: Cbor = False,
+    csr: Annotated[
+        bool, typer.Option("--csr", help="All make keys of their own and claim certificates on them.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed, the same misfortunes.")] = None,
     account: Annotated[str, typer.Option(help="Name or id of the account that will own them.")] = "default",
     strict: Annotated[
@@ -141,18 +144,23 @@ def run_fleet(  # one parameter an option
         "modes": mode and (mode,),
         "mqtt": mqtt and ("5" if mqtt is Mqtt.V5 else "3.1.1",),
         "encodings": (Encoding.CBOR,) if cbor else None,
+        "kinds": ("x509",) if csr else None,
     }
     order = _Order(account, prefix, "STRICT" if strict else "LOOSE", keys, quiet=as_json)
     raise_file_limit()
     if temporary:
-        if at or server or tls or keys:
+        if at or server or ca or keys:
             raise Failed(
-                "--temporary brings a server of its own: leave --endpoint, --server, --tls, --keys out.", code=2
+                "--temporary brings a server of its own: leave --endpoint, --server, --ca, --keys out.", code=2
             )
         everybody = {"PROVISIONER_ENDPOINT__MAX_CONNECTIONS_PER_SOURCE": "10000", "PROVISIONER_LOG__LEVEL": "warning"}
+        everybody["PROVISIONER_DEVICE_BROKER__TLS_LISTEN"] = everybody["PROVISIONER_ENDPOINT__TLS_LISTEN"] = (
+            "127.0.0.1:0"
+        )
         with temporary_provisioner(everybody) as (data_dir, ready):
             place = Where(data_dir)
-            site = find_site(place, ready["endpoint"], mqtt=Mqtt.V5, tls=False, ca=None)
+            there = ready["endpointTls" if tls else "endpoint"]
+            site = find_site(place, there, mqtt=Mqtt.V5, tls=tls, ca=data_dir / "ca" / "root.pem")
             done = _run(scenario or "-", plan, changes, order, Door(place, None, None), site, provision_login(data_dir))
     else:
         site = find_site(where(ctx), at, mqtt=Mqtt.V5, tls=tls, ca=ca)
@@ -205,7 +213,8 @@ def _run(
         listed = load_keys(order.keys)
         plan = _changed(plan, "devices", count=len(listed))
     else:
-        batch = Batch(order.account, login[0], order.prefix, plan.devices.count, order.coupling)
+        devices = plan.devices
+        batch = Batch(order.account, login[0], order.prefix, devices.count, order.coupling, devices.kinds)
         with swarmview.Bar("making requests", batch.count, quiet=order.quiet) as bar:
             listed = ask(door, lambda api: create_requests(api, batch, bar))
     identities = [Identity(*login, client_id, key) for client_id, key in listed]
@@ -251,20 +260,21 @@ def _tell(done: Run, html: Path | None, junit: Path | None, report: Path | None,
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Requests to be made: `count` of them in `account`, client ids beginning with `prefix`."""
+    """Requests to be made: `count` of them in `account`, client ids beginning with `prefix`, `kinds` dealt in turn."""
 
     account: str
     user: str
     prefix: str
     count: int
     coupling: str = "STRICT"
+    kinds: Sequence[str] = ("password",)
 
 
 async def create_requests(api: Api, batch: Batch, bar: swarmview.Bar) -> list[tuple[str, str]]:
-    """Make the requests; returns client ids and activation keys."""
+    """Make the requests; returns client ids and activation keys, in their order."""
     account_id = await api.account_id(batch.account)
     numbers = iter(range(batch.count))
-    made: list[tuple[str, str]] = []
+    made: dict[int, tuple[str, str]] = {}
     run_id = swarmview.run_id()
 
     async def work() -> None:
@@ -275,14 +285,16 @@ async def create_requests(api: Api, batch: Batch, bar: swarmview.Bar) -> list[tu
                 "provisionUserUsername": batch.user,
                 "deviceCredentialsTight": batch.coupling,
             }
+            if (kind := batch.kinds[number % len(batch.kinds)]) == "x509":
+                body |= {"credentialKind": kind, "provisionSecureURL": True}
             answer = await api.post("/v2/provisionRequests", body)
-            made.append((answer["clientId"], answer["activationKey"]))
+            made[number] = answer["clientId"], answer["activationKey"]
             bar.advance()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_AT_ONCE):
             group.create_task(work())
-    return made
+    return [made[number] for number in range(batch.count)]
 
 
 def load_keys(file: Path) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from broker.fleet.lot import Cut, Lot, Role
 from broker.fleet.replies import Encoding
 from broker.mqtt.packets import V5, V311
 
-SHIPPED: Final = ("bad-network", "herd", "impostors", "power-cuts", "smoke")
+SHIPPED: Final = ("bad-network", "certificates", "herd", "impostors", "power-cuts", "smoke")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -55,7 +55,8 @@ class Times(_Table):
 class Devices(_Table):
     """The devices. Lists are dealt in turn: the first device gets the first member, the next the second.
 
-    `at_once` switches at most so many on at a time, 0: all. `patience` is what one device has, seconds.
+    `at_once` switches at most so many on at a time, 0: all. `patience` is what one device has, seconds. Those of
+    kind `x509` make a key of their own and claim a certificate on it.
     """
 
     count: Annotated[int, Field(ge=1, le=1_000_000)] = 100
@@ -65,6 +66,7 @@ class Devices(_Table):
     mqtt: Annotated[tuple[Literal["3.1.1", "5"], ...], Field(min_length=1)] = ("5",)
     encodings: Annotated[tuple[Encoding, ...], Field(min_length=1)] = (Encoding.JSON,)
     finish: Annotated[tuple[Finish, ...], Field(min_length=1)] = (Finish.BOTH,)
+    kinds: Annotated[tuple[Literal["password", "x509"], ...], Field(min_length=1)] = ("password",)
     times: Times = Times()
 
 
@@ -179,6 +181,7 @@ class Scenario(_Table):
             turn(devices.modes),
             turn(devices.encodings),
             turn(devices.finish),
+            csr=turn(devices.kinds) == "x509",
             root=root,
             times=DeviceTimes(**devices.times.model_dump()),
         )
@@ -206,13 +209,13 @@ def load(name: str) -> Scenario:
         return parse(text_of(name))
     path = Path(name)
     if not path.exists() and not path.suffix:
-        raise NotAScenario([f"{name} is no file and none of the shipped scenarios: {', '.join(SHIPPED)}"])
+        raise NotAScenario([f"there is no such file, and what is shipped is {', '.join(SHIPPED)}"])
     try:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NotAScenario([f"{name} cannot be read: {error.strerror}"]) from None
+        raise NotAScenario([f"it cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
-        raise NotAScenario([f"{name} cannot be read: it is not UTF-8 text"]) from None
+        raise NotAScenario(["it cannot be read: it is not UTF-8 text"]) from None
 
 
 def text_of(name: str) -> str:

@@ -13,7 +13,7 @@ from broker.cli.output import Failed
 from broker.fleet.link import Link, Login
 from broker.fleet.replies import parse_url
 from broker.fleet.swarm import Tally
-from broker.testing import Device, Faults, Provisioner, ProvisionRequest
+from broker.testing import CERTIFICATE, Device, Faults, Provisioner, ProvisionRequest
 
 Make = Callable[..., ProvisionRequest]
 
@@ -33,6 +33,14 @@ async def test_from_a_test_with_a_loop_of_its_own(provision_request: Make, devic
     credential = outcome.credential
     login = Login(credential.client_id, credential.username, credential.password)
     await (await Link.open(parse_url(credential.url), login)).close()
+
+
+def test_certificates(provision_request: Make, device: Callable[..., Device], fleet: Callable[..., Tally]) -> None:
+    outcome = device(provision_request(**CERTIFICATE), csr=True).claim()
+    assert outcome.is_confirmed
+    assert outcome.credential is not None
+    assert outcome.credential.certificate is not None
+    assert fleet(4, kinds=("x509", "password")).confirmed == 4
 
 
 def test_fields_of_a_request(provision_request: Make) -> None:

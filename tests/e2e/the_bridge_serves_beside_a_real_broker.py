@@ -75,6 +75,17 @@ def test_set_up_examined_and_served_as_the_readme_says(beside: tuple[Program, Mo
     (program.data / "k").unlink()
 
 
+@pytest.mark.timeout(120)
+def test_a_fleet_claims_there(beside: tuple[Program, Mosquitto]) -> None:
+    program, broker = beside
+    program.start()
+    where = f"127.0.0.1:{broker.port}"
+    done = provisioner(program, "fleet", "run", "smoke", "--count", "30", "--endpoint", where, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert (told["confirmed"], told["refused"], told["server"]) == (30, {}, where)
+
+
 def test_a_broker_that_leaks_is_not_served_unless_the_settings_say_so(beside: tuple[Program, Mosquitto]) -> None:
     program, broker = beside
     acl = broker.folder / "provisioner.acl"

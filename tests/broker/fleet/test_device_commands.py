@@ -279,7 +279,7 @@ def test_options_change_what_a_scenario_says(tiny: Tiny, keys: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nothing"], "nothing: nothing is no file and none of the shipped scenarios: bad-network, herd"),
+        (["nothing"], "nothing: there is no such file, and what is shipped is bad-network, certificates, herd"),
         (["--temporary", "--endpoint", "x:1"], "--temporary brings a server of its own"),
         (["bad-network", "--tls"], "The scenario does not go with --tls: messages inside TLS cannot be lost"),
     ],

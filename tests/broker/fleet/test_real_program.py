@@ -72,10 +72,12 @@ def test_a_fleet(program: Program) -> None:
     assert (told["confirmed"], told["refused"]) == (30, {})
 
 
-@pytest.mark.parametrize("scenario", ["smoke", "power-cuts", "impostors"])
-def test_a_scenario_against_a_program_of_its_own(scenario: str) -> None:
+@pytest.mark.parametrize(
+    "words", [["smoke", "--tls"], ["power-cuts"], ["impostors"], ["certificates"]], ids=lambda words: str(words[0])
+)
+def test_a_scenario_against_a_program_of_its_own(words: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "broker", "fleet", "run", scenario, "--temporary", "--count", "20", "--json"],
+        [sys.executable, "-m", "broker", "fleet", "run", *words, "--temporary", "--count", "20", "--json"],
         cwd=ROOT,
         capture_output=True,
         text=True,

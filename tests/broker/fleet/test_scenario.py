@@ -78,7 +78,7 @@ def test_every_mistake_is_told_at_once() -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotAScenario, match="none of the shipped scenarios: bad-network, herd"):
+    with pytest.raises(NotAScenario, match="what is shipped is bad-network, certificates, herd"):
         scenario.load("smok")
     with pytest.raises(NotAScenario, match="cannot be read: No such file"):
         scenario.load(str(tmp_path / "mine.toml"))
@@ -99,6 +99,7 @@ def test_lists_are_dealt_in_turn() -> None:
         6, devices={"modes": ["proof", "hpke"], "mqtt": ["5", "3.1.1", "5"], "encodings": ["cbor"], "finish": ["ack"]}
     )
     assert [lot.options.mode for lot in found] == [Mode.PROOF, Mode.HPKE] * 3
+    assert [lot.options.csr for lot in lots(3, devices={"kinds": ["x509", "password"]})] == [True, False, True]
     assert [lot.version for lot in found] == [5, 4, 5] * 2
     assert {(lot.options.encoding, lot.options.finish) for lot in found} == {(Encoding.CBOR, Finish.ACK)}
 
