@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import structlog
@@ -36,7 +37,7 @@ class Lines:
     """What the log writes to: lines of one turn of the event loop leave together, in one write to `stream`.
 
     Each write lets other threads in and has to wait for them afterwards: two for each device are a tenth of its
-    hand-over. Without a running event loop a line leaves at once.
+    hand-over. Without a running event loop a line leaves at once. What cannot be written is dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -65,8 +66,11 @@ class Lines:
         with self._lock:
             self._turning = None
             count = len(self._waiting)
-            self._stream.write("".join(self._waiting[:count]))
-            self._stream.flush()
+            # Where nobody reads the log any more (a pipe whose other end died, a full disk), devices are served all the
+            # same, and there is no place to say so: told to the log, it would come back here for ever.
+            with suppress(OSError):
+                self._stream.write("".join(self._waiting[:count]))
+                self._stream.flush()
             del self._waiting[:count]
 
 

@@ -100,6 +100,32 @@ async def test_lines_of_one_turn_are_one_write_and_in_order() -> None:
     assert json.loads(stream.getvalue().splitlines()[-1])["event"] == "later"
 
 
+async def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
+    class Pipe(io.StringIO):
+        broken = True
+        tries = 0
+
+        def write(self, text: str) -> int:
+            self.tries += 1
+            if self.broken:
+                raise BrokenPipeError
+            return super().write(text)
+
+    stream = Pipe()
+    configure("info", "json", stream)
+    loop = asyncio.get_running_loop()
+    troubles: list[object] = []
+    loop.set_exception_handler(lambda _, context: troubles.append(context))
+    for _ in range(3):
+        structlog.get_logger().info("lost")
+        await asyncio.sleep(0)
+    assert (troubles, stream.tries) == ([], 3)
+    stream.broken = False
+    structlog.get_logger().info("read again")
+    await asyncio.sleep(0)
+    assert json.loads(stream.getvalue())["event"] == "read again"
+
+
 def test_what_the_loop_did_not_come_to_write_is_written_by_the_next_line() -> None:
     stream = Counting()
     configure("info", "json", stream)
