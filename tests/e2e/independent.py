@@ -310,15 +310,30 @@ def check_reply_body(body: Mapping[str, Any], size: int) -> None:
         raise ContractError(f"unknown step {body['step']}")
 
 
+def check_credentials(credentials: dict[str, Any], client_id: str) -> None:
+    """Check what section 7 says of a password, or of a certificate: PEM, its times, and nothing that is secret."""
+    if credentials["clientId"] != client_id or credentials["coupling"] not in {"STRICT", "LOOSE"}:
+        raise ContractError(f"the credential {credentials} is not one for {client_id}")
+    if credentials["type"] == "password":
+        if not credentials["password"] or not 0 < len(credentials["username"].encode()) <= 255:
+            raise ContractError("the credential is not as section 7 shows it")
+        return
+    if credentials["type"] != "x509":
+        raise ContractError("the credential is neither a password nor a certificate")
+    if set(credentials) != {"type", "coupling", "clientId", "certificate", "notBefore", "notAfter"}:
+        raise ContractError(f"a certificate comes with {sorted(credentials)}")
+    if not credentials["certificate"].startswith("-----BEGIN CERTIFICATE-----\n"):
+        raise ContractError("the certificate is not PEM")
+    if not 0 < credentials["notBefore"] < credentials["notAfter"]:
+        raise ContractError("the certificate's times are not epoch milliseconds")
+
+
 def check_offer(offer: dict[str, Any], request_id: str, client_id: str) -> None:
-    """Check what section 7 says of the body of a password offer."""
+    """Check what section 7 says of the body of an offer."""
     credentials = offer["credentials"]
     if (offer["requestId"], offer["code"], offer["reason"]) != (request_id, 200, "offer"):
         raise ContractError(f"the offer {offer} is not the answer to {request_id}")
-    if (credentials["type"], credentials["clientId"]) != ("password", client_id) or not credentials["password"]:
-        raise ContractError(f"the credential {credentials} is not one for {client_id}")
-    if credentials["coupling"] not in {"STRICT", "LOOSE"} or not 0 < len(credentials["username"].encode()) <= 255:
-        raise ContractError("the credential is not as section 7 shows it")
+    check_credentials(credentials, client_id)
     for key in ("generation", "serverTime", "confirmBefore"):
         if not isinstance(offer[key], int) or isinstance(offer[key], bool) or offer[key] < 1:
             raise ContractError(f"{key} of the offer is {offer[key]}")
@@ -520,7 +535,8 @@ class IndependentDevice:
                 raise ContractError("the sealed offer is there in the clear too")
             offer = decode(clear, self.wire)
         check_offer(offer, request_id, self.client_id)
-        self.passwords.add(offer["credentials"]["password"])
+        if "password" in offer["credentials"]:
+            self.passwords.add(offer["credentials"]["password"])
         return offer
 
     def unseal(self, body: Mapping[str, Any], sent: Mapping[str, Any]) -> bytes:

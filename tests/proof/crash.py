@@ -58,6 +58,11 @@ def wipes(unit: Unit) -> bool:
     )
 
 
+def orders(unit: Unit) -> bool:
+    """Units that order a certificate: it is signed after them."""
+    return bool(unit.certificates)
+
+
 def mints_and_offers(unit: Unit) -> bool:
     """Units that do both, as behind a device broker that asks the ledger."""
     return mints(unit) and has(State.OFFERED)(unit)
@@ -68,6 +73,7 @@ POINTS: dict[str, tuple[type[Any], str, Callable[..., bool]]] = {
     "install": (EmbeddedDevices, "install", lambda _items: True),
     "offer commit": (SqliteStore, "commit", has(State.OFFERED)),
     "mint and offer": (SqliteStore, "commit", mints_and_offers),
+    "certificate order": (SqliteStore, "commit", orders),
     "reply": (Connection, "connection_made", lambda _transport: True),
     "ack": (Responder, "answer", lambda message: message.kind == "ack"),
     "confirm commit": (SqliteStore, "commit", has(State.CONFIRMED)),

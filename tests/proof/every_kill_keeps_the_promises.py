@@ -22,9 +22,10 @@ from tests.proof import ledger
 from tests.proof.crash import INSTALLING, POINTS
 from tests.proof.mortal import PATIENCE, Life, Mortal
 from tests.proof.scale import SCALE, record, rounds
-from tests.proof.stories import STORIES, Forgetful, Late, Refused, Renewed, Revoked, Stage, Story
+from tests.proof.stories import STORIES, Certified, Forgetful, Late, Refused, Renewed, Revoked, Stage, Story
 
 LEADS_TO: dict[str, tuple[type[Story], ...]] = {
+    "certificate order": (Certified,),
     "key wipe": (Forgetful,),
     "retire commit": (Refused, Revoked, Renewed),
     "revoke": (Refused, Revoked, Renewed),
@@ -53,7 +54,16 @@ def plans() -> dict[str, Plan]:
     """Where kills strike -> how."""
     if SCALE == "quick":
         return {
-            "anywhere": Plan(["after mint and offer", "before reply", "after confirm commit", "before revoke", 0.5])
+            "anywhere": Plan(
+                [
+                    "after mint and offer",
+                    "before reply",
+                    "after certificate order",
+                    "after confirm commit",
+                    "before revoke",
+                    0.5,
+                ]
+            )
         }
     times = rounds(1, 50, 500)
     found = {

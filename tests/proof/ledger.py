@@ -61,11 +61,19 @@ def read(data: Path, scratch: Path) -> dict[int, Standing]:
             keys = open_keys(vault, request)
             seal = keys is not None and keys.seal is not None
             found[request.id] = Standing(request.phase, request.generation, request.retry_count, seal)
-        for number, generation, username, state, secret in ledger.execute(
-            "SELECT request_id, generation, username, state, secret_sealed FROM credential"
+        for number, generation, username, state, secret, identity in ledger.execute(
+            "SELECT request_id, generation, username, state, secret_sealed, identity FROM credential"
         ):
-            assert (secret is None) is (state in _WIPED), f"{username} is {state}"
+            kept = identity == "password" and state not in _WIPED
+            assert (secret is not None) is kept, f"{username} is {state}"
             found[number].credentials[generation] = Kept(username, state)
+        # Whatever was minted on a key was ordered, and what is retired is revoked.
+        for username, state, revoked_on in ledger.execute(
+            "SELECT c.username, c.state, k.revoked_on FROM credential c LEFT JOIN certificate k USING"
+            " (device_broker, client_id, generation) WHERE length(c.identity) = 64 AND k.serial IS NULL"
+            " OR k.serial IS NOT NULL AND (k.revoked_on IS NULL) IS (c.state IN ('RETIRING', 'RETIRED'))"
+        ):
+            raise AssertionError(f"{username} is {state}, revoked {revoked_on}")
         for number, text, generation in ledger.execute("SELECT request_id, text, generation FROM bound_request_id"):
             found[number].bound[text] = generation
     for number, standing in found.items():

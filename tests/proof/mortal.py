@@ -88,6 +88,7 @@ class Mortal(Program):
                 "PROVISIONER_DATA_DIR": str(self.data),
                 "PROVISIONER_ENDPOINT__LISTEN": "127.0.0.1:0",
                 "PROVISIONER_DEVICE_BROKER__LISTEN": "127.0.0.1:0",
+                "PROVISIONER_DEVICE_BROKER__TLS_LISTEN": "127.0.0.1:0",
                 "PROVISIONER_HTTP__LISTEN": "127.0.0.1:0",
             },
             "log": str(self._log),

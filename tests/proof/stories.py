@@ -9,14 +9,22 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import secrets
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
 import httpx2
 
+from broker.fleet.device_key import SEED_SIZE, DeviceKey
+from broker.fleet.keys import csr_hash
+from broker.fleet.link import Link, Login, Lost
+from broker.fleet.link import Refused as LoginRefused
+from broker.fleet.replies import Address
 from tests.e2e.independent import IndependentDevice, Mode, Reply
 from tests.e2e.packets import EndedError, RefusedError
 from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, Operator, Program, Site, fresh_name, fresh_source
@@ -160,13 +168,18 @@ class Story:
 
     async def claim(self) -> Reply:
         """One claim; what it says is noted. Rule 3: a generation is offered with one and the same credential."""
-        reply = await self.device.claim()
+        reply = await self.device.claim(**self.asked())
         if reply.reason == "offer":
             known = self.offers.setdefault(reply.generation, reply.credentials)
             assert known == reply.credentials, f"{self.client_id}: another credential of the same generation"
-            self.stage.program.secrets.add(reply.credentials["password"])
+            if "password" in reply.credentials:
+                self.stage.program.secrets.add(reply.credentials["password"])
             self.bound.setdefault(reply.generation, set()).add(self.device.request_id)
         return reply
+
+    def asked(self) -> dict[str, Any]:
+        """Further keys of its claims."""
+        return {}
 
     async def offered(self) -> int:
         """Claim until there is an offer, and log in with it (rule 2); returns the generation."""
@@ -240,7 +253,7 @@ class Story:
         assert found.generation <= max(self.offers, default=0) + 1, about
         for generation, told in self.offers.items():
             credential = found.credentials[generation]
-            assert credential.username == told["username"], about
+            assert credential.username == told.get("username", credential.username), about
             may_be = {"CONFIRMED"} if generation in self.confirmed else {"OFFERED", "CONFIRMED"}
             if generation in self.leaving:
                 may_be |= {"RETIRING", "RETIRED"}
@@ -347,4 +360,60 @@ class Renewed(Story):
         self.gone.add(first)
 
 
-STORIES: tuple[type[Story], ...] = (Straight, Refused, Forgetful, Late, Revoked, Renewed)
+class Certified(Story):
+    """A certificate on the device's own key; the first one does not work for it, the next is on another key."""
+
+    fields = {"credentialKind": "x509", "provisionSecureURL": True}  # noqa: RUF012  as above
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self._keys: dict[int, DeviceKey] = {}
+        self._key = DeviceKey.made_from(secrets.token_bytes(SEED_SIZE))
+
+    def asked(self) -> dict[str, Any]:
+        return {"csr": base64.b64encode(self._key.csr).decode(), "csr_hash": csr_hash(self._key.csr)}
+
+    async def claim(self) -> Reply:
+        reply = await super().claim()
+        if reply.reason == "offer":
+            assert self._key.is_certified_by(reply.credentials["certificate"])
+            self._keys[reply.generation] = self._key
+        return reply
+
+    async def act(self) -> None:
+        first = await self.offered()
+        await self.fail(first)
+        assert (await self.again(self.claim)).reason in {"wait", "superseded"}
+        self._key = DeviceKey.made_from(secrets.token_bytes(SEED_SIZE))
+        second = await self.offered()
+        assert second == first + 1
+        await self.confirm(second)
+
+    async def _works(self, generation: int) -> None:
+        try:
+            await self._log_in(generation)
+        except Lost as error:
+            raise EndedError from error
+
+    async def is_admitted(self, generation: int) -> bool:
+        try:
+            await self._log_in(generation)
+        except LoginRefused:
+            return False
+        except Lost as error:
+            raise EndedError from error
+        return True
+
+    async def _log_in(self, generation: int) -> None:
+        program = self.stage.program
+        context = ssl.create_default_context(cafile=program.data / "ca" / "root.pem")
+        with NamedTemporaryFile("w") as file:
+            file.write(self.offers[generation]["certificate"] + self._keys[generation].pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+        host, _, port = program.ready["deviceBrokerTls"].rpartition(":")
+        link = await Link.open(Address(host, int(port), tls=True), Login(self.client_id, "", ""), tls=context)
+        await link.close()
+
+
+STORIES: tuple[type[Story], ...] = (Straight, Refused, Forgetful, Late, Revoked, Renewed, Certified)
