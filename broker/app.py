@@ -226,9 +226,12 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
         if bridge is not None:
             stack.push_async_callback(bridge.drain, settings.endpoint.drain_time)
             await bridge.start(_BRIDGE_PATIENCE)
+        sighted = asyncio.Event()
+        parts.administration.learning.wake = sighted.set
         async with asyncio.TaskGroup() as tasks:
             steppers = [
                 Stepper("jobs", parts.jobs.step, now, parts.wake),
+                Stepper("sightings", parts.administration.learning.step, now, sighted),
                 Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
                 Stepper("journal", parts.log_head, now, asyncio.Event()),
                 Stepper("authority", parts.authority.step, now, parts.authority.wake),

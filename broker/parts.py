@@ -317,6 +317,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         wake=wake.set,
     )
     provisioner.enclosed = administration.attachments.deliver
+    provisioner.watch_logins(administration.learning.note)
     feed, deliveries = Feed(), Deliveries()
 
     def tell() -> None:

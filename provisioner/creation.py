@@ -266,6 +266,12 @@ class Creation(Desk):
         self, account: Account, new: NewRequest, now: Millis
     ) -> list[tuple[Saved, tuple[Credential, ...]]]:
         await self._check_quota(account)
+        if await self._store.sightings.is_bound(account.device_broker, new.client_id):
+            raise Conflict(
+                "client-id-bound",
+                "a loose credential is bound to this clientId; undo that first: provisioner lock --undo",
+                field="clientId",
+            )
         others = await self._store.find_open(account.device_broker, new.client_id)
         if others and any(other.account_id != account.id for other in others):
             raise Conflict("client-id-taken", "this clientId belongs to another account of the same device broker")

@@ -2,13 +2,16 @@
 
 1. In force is what the ledger says is INSTALLED, OFFERED or CONFIRMED; a retired credential is refused from the commit
    that retires it, whatever a revocation list says by then.
-2. STRICT: its client id alone. LOOSE: any client id of the grammar that no other live credential was made for.
+2. STRICT: its client id alone. LOOSE: any client id of the grammar that no other live credential was made for, or the
+   one that it was bound to (`learning`).
 3. The first login with an OFFERED credential confirms its request (section 8), unless only an ack may.
 4. A certificate is first read as one of ours (issuer, signature, time, profile); then its serial is looked up, and the
    names in it must be those of its credential.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from certs.profile import Device
 from provisioner import policy
@@ -43,6 +46,8 @@ class DeviceLogins:
         self._vault = vault
         self._confirmation = confirmation
         self._certification = certification
+        self.on_login: Callable[[Credential, str, Millis], None] = lambda *_: None
+        """Set by whoever watches which client ids use a credential."""
 
     async def by_password(
         self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
@@ -118,6 +123,8 @@ class DeviceLogins:
         return equal(given.encode(), credential.secret_hash.encode()) and credential.state in LIVE
 
     async def _couples(self, credential: Credential, client_id: str) -> bool:
+        if credential.bound_to is not None:
+            return client_id == credential.bound_to
         if client_id == credential.client_id:
             return True
         if credential.coupling is Coupling.STRICT or not policy.is_identifier(client_id):
@@ -128,6 +135,7 @@ class DeviceLogins:
         """What it may do, once a first login has confirmed it; None: it changed meanwhile, look again."""
         if credential.state is State.OFFERED and not await self._confirm(credential, now):
             return None
+        self.on_login(credential, client_id, now)
         return DeviceRights(credential.account_name, credential.username, client_id, grant_of(credential, client_id))
 
     async def _confirm(self, credential: Credential, now: Millis) -> bool:

@@ -10,6 +10,7 @@ from provisioner.attachments import Attachments
 from provisioner.errors import Conflict, Forbidden, Invalid, NotFound
 from provisioner.handover import Vault, new_text
 from provisioner.labels import LabelDesk
+from provisioner.learning import Learning
 from provisioner.logins import Logins
 from provisioner.model import Account, AccountKind, Coupling, Millis, Role, Secret, Token, User
 from provisioner.passwords import Passwords
@@ -89,6 +90,7 @@ class Desk:
         self._wake = wake
         self._ids = Ids(newest_id)
         self.attachments = Attachments(self, store, vault, entropy)
+        self.learning = Learning(self, store.sightings, self._ids.next)
         self.labels = LabelDesk(self, store.labels, entropy)
         self.policies = PolicyDesk(self, store.policies, entropy)
 

@@ -162,4 +162,5 @@ def _next_generation(dossier: Dossier, wanted: Wanted, now: Millis) -> Credentia
         confirm_before=now + request.confirm_time,
         due_on=now + LEASE,
         topics=request.topics,
+        bound_to=None if dossier.credential is None else dossier.credential.bound_to,
     )

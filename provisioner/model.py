@@ -348,6 +348,7 @@ class Credential:
     attempts: int = 0
     settled_on: Millis | None = None
     topics: str | None = None
+    bound_to: str | None = None
 
     @property
     def is_certificate(self) -> bool:

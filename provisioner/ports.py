@@ -198,8 +198,78 @@ class AttachmentLedger(Protocol):
         """A ticket is used, and those that are over are forgotten. Raises `Conflict`: it was used before."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoginSeen:
+    """A client id that a loose credential was used with, first and last."""
+
+    client_id: str
+    first_on: Millis
+    last_on: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class LooseCredential:
+    """A loose credential in force that is bound to nothing; `own_id` is the client id it was made for."""
+
+    account_id: int
+    device_broker: str
+    username: str
+    request_id: int
+    own_id: str
+    seen: tuple[LoginSeen, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundCredential:
+    """A loose credential and the one client id that may use it."""
+
+    account_id: int
+    device_broker: str
+    username: str
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A batch of bindings; `undone_on` None: it holds."""
+
+    id: int
+    locked_on: Millis
+    locked_by: int
+    undone_on: Millis | None
+    bound: tuple[BoundCredential, ...]
+
+
+class SightingLedger(Protocol):
+    """Who uses loose credentials, and what they were bound to."""
+
+    async def add_sightings(self, seen: Sequence[tuple[str, str, str, Millis]], most: int) -> None:
+        """(device broker, user name, client id, when); of one credential at most `most` ids are kept."""
+
+    async def find_loose(self) -> Sequence[LooseCredential]:
+        """By user name."""
+
+    async def lock(
+        self, batch: int, bindings: Sequence[tuple[LooseCredential, str]], note: Note
+    ) -> tuple[BoundCredential, ...]:
+        """Bind those that still are loose and in force."""
+
+    async def undo(self, batch: int, note: Note) -> None:
+        """Release what a batch bound, and the generations that followed."""
+
+    async def is_bound(self, device_broker: str, client_id: str) -> bool:
+        """Whether a loose credential in force is bound to this client id."""
+
+    async def find_locks(self) -> Sequence[Lock]:
+        """Newest first."""
+
+
 class Store(Protocol):
     """The ledger."""
+
+    @property
+    def sightings(self) -> SightingLedger:
+        """Its loose credentials."""
 
     @property
     def attachments(self) -> AttachmentLedger:

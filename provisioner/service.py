@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -146,6 +146,10 @@ class Provisioner:
     ) -> DeviceRights | None:
         """What a login at the device broker may do there; None: refused. The first one confirms (section 8)."""
         return await self._device_logins.by_password(device_broker, username, password, client_id, now)
+
+    def watch_logins(self, seen: Callable[[Credential, str, Millis], None]) -> None:
+        """Have `seen` called with each credential that logs in where devices work, its client id, and when."""
+        self._device_logins.on_login = seen
 
     async def device_rights(self, device_broker: str, username: str, client_id: str) -> DeviceRights | None:
         """What a device may do that its broker has logged in; None: nothing, or nothing any more."""

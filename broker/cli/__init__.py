@@ -30,6 +30,8 @@ _COMMANDS = {
     "token": ("tokens:app", "Bearer tokens of operators."),
     "request": ("requests:app", "Provision requests: permissions for one device each."),
     "policy": ("policies:app", "Named sets of rules that requests are made by."),
+    "learn": ("learning:learn_app", "Which client ids use each loose credential."),
+    "lock": ("learning:lock_app", "Bind loose credentials to the client ids that use them; undo that."),
     "tag": ("labels:tags", "Tags: what devices are for."),
     "location": ("labels:locations", "Locations: where devices are."),
     "import": ("imports:import_app", "Devices from a CSV or XLSX file: dry run, import, undo."),

@@ -22,6 +22,7 @@ from broker.http import (
     health,
     keys,
     labels,
+    learning,
     policies,
     requests,
 )
@@ -88,6 +89,7 @@ def create_app(
         accounts.tokens,
         attachments.router,
         labels.router,
+        learning.router,
         policies.router,
         events.router,
         keys.router,

@@ -176,7 +176,57 @@ DELETE FROM policy_in_force WHERE uid = :uid;
 
 -- name: holds_client_id
 SELECT 1 FROM credential WHERE device_broker = :device_broker AND client_id = :client_id
-   AND request_id != :but_for AND state != 'RETIRED' LIMIT 1;
+   AND request_id != :but_for AND state != 'RETIRED'
+UNION ALL
+SELECT 1 FROM credential WHERE device_broker = :device_broker AND bound_to = :client_id
+   AND request_id != :but_for AND state = 'CONFIRMED' LIMIT 1;
+
+-- name: add_sighting
+INSERT INTO sighting (device_broker, username, client_id, first_on, last_on)
+SELECT :device_broker, :username, :client_id, :at, :at
+ WHERE EXISTS (SELECT 1 FROM sighting WHERE device_broker = :device_broker AND username = :username
+                                        AND client_id = :client_id)
+    OR (SELECT count(*) FROM sighting WHERE device_broker = :device_broker AND username = :username) < :most
+ON CONFLICT DO UPDATE SET last_on = max(last_on, excluded.last_on);
+
+-- name: find_loose
+SELECT r.account_id, c.device_broker, c.username, c.request_id, c.client_id, s.client_id, s.first_on, s.last_on
+  FROM credential c JOIN request r ON r.id = c.request_id
+  LEFT JOIN sighting s ON s.device_broker = c.device_broker AND s.username = c.username
+ WHERE c.coupling = 'LOOSE' AND c.bound_to IS NULL AND c.state = 'CONFIRMED'
+ ORDER BY c.device_broker, c.username, s.client_id;
+
+-- name: add_locking
+INSERT INTO locking (id, locked_on, locked_by) VALUES (:id, :on, :by);
+
+-- name: is_bound
+SELECT 1 FROM credential WHERE device_broker = :device_broker AND bound_to = :client_id AND state = 'CONFIRMED';
+
+-- name: bind_credential
+UPDATE OR IGNORE credential SET bound_to = :client_id
+ WHERE device_broker = :device_broker AND username = :username AND coupling = 'LOOSE' AND bound_to IS NULL
+   AND state = 'CONFIRMED';
+
+-- name: add_locked
+INSERT INTO locked (locking_id, account_id, device_broker, username, client_id)
+VALUES (:locking_id, :account_id, :device_broker, :username, :client_id);
+
+-- name: release_bound
+-- The generations that followed are bound as well: they are those of the same request.
+UPDATE credential SET bound_to = NULL
+ WHERE bound_to IS NOT NULL AND request_id IN (
+       SELECT c.request_id FROM locked l
+         JOIN credential c ON c.device_broker = l.device_broker AND c.username = l.username
+        WHERE l.locking_id = :id);
+
+-- name: end_locking
+UPDATE locking SET undone_on = :on WHERE id = :id;
+
+-- name: find_locks
+SELECT k.id, k.locked_on, k.locked_by, k.undone_on,
+       (SELECT json_group_array(json_array(account_id, device_broker, username, client_id))
+          FROM locked WHERE locking_id = k.id)
+  FROM locking k ORDER BY k.id DESC;
 
 -- name: guards
 -- All in one row: [[id, optlock, optlock of the job], …].

@@ -35,6 +35,7 @@ from provisioner.store.event_log import SqliteEventLog
 from provisioner.store.gathering import Gatherer
 from provisioner.store.keyrows import SqliteKeys
 from provisioner.store.labelrows import SqliteLabels
+from provisioner.store.learningrows import SqliteSightings
 from provisioner.store.locking import lock
 from provisioner.store.policyrows import SqlitePolicies
 from provisioner.store.serialrows import SqliteSerials
@@ -83,6 +84,7 @@ class SqliteStore:
         self.serials = SqliteSerials(self._read, self._transact, append)
         self.dps = SqliteDps(self._read, self._change)
         self.attachments = SqliteAttachments(self._read, self._change)
+        self.sightings = SqliteSightings(self._read, self._transact, self._journaled)
         self.labels = SqliteLabels(self._read, self._change)
         self.policies = SqlitePolicies(self._read, self._journaled)
         self.devices = SqliteDevices(self._reading, self._transact, self._tell)

@@ -392,3 +392,24 @@ def test_the_device_broker_is_listed_and_planned(call: Call) -> None:
     assert (plan["install"], plan["revoke"], plan["cost"]["sessions"]) == ([], [], 0)
     assert call("broker", "apply", "--json").json["applied"] == {"difference": [], "unreachable": []}
     assert "hold what the ledger says" in call("broker", "drift").err
+
+
+@pytest.mark.usefixtures("data")
+def test_loose_credentials_are_locked_and_let_go(server: Server, call: Call) -> None:
+    assert "No loose credential" in call("learn").err
+    assert "one client id alone" in call("lock", code=1).err
+    assert "Nothing was locked" in call("lock", "--list").err
+    assert "no such batch" in call("lock", "--undo", "5", code=1).err
+    made = call("request", "create", "dev-1", "--account", "acme", "--user", "factory", "--loose", "--json").json
+    world = server.world
+    offer = server.run(world.claim(made))
+    server.run(world.confirm(made))
+    login = (offer.username, offer.password.reveal().encode())
+    assert server.run(world.provisioner.device_login("shelf", *login, "sensor-7", world.now))
+    assert "sensor-7" in call("learn").out
+    batch = call("lock", offer.username, "--json").json
+    assert batch["bound"][0]["clientId"] == "sensor-7"
+    assert server.run(world.provisioner.device_login("shelf", *login, "sensor-8", world.now)) is None
+    assert str(batch["id"]) in call("lock", "--list").out
+    assert "loose again" in call("lock", "--undo", batch["id"]).err
+    assert server.run(world.provisioner.device_login("shelf", *login, "sensor-8", world.now))

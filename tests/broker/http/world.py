@@ -141,6 +141,7 @@ class World:
             os.urandom,
         )
         self.administration.attachments.base_url = "http://provisioner"
+        self.provisioner.watch_logins(self.administration.learning.note)
         self.provisioner.enclosed = self.administration.attachments.deliver
         figures = registry(lambda: {"offer": 2, "denied": 1}, lambda: 3)
         keyring = ForeignKeys("in this test", {"vault-1": "00" * 32, "pepper": "01" * 32}.items())
