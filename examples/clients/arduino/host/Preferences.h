@@ -44,7 +44,9 @@ class Preferences {
       if (token[i].size == 1 && text.substring(token[i].start, token[i].end) == name) {
         if (from) *from = token[i + 1].start;
         if (to) *to = token[i + 1].end;
-        return text.substring(token[i + 1].start, token[i + 1].end);
+        String value = text.substring(token[i + 1].start, token[i + 1].end);
+        for (size_t at; (at = value.find("\\n")) != String::npos;) value.replace(at, 2, "\n"); // of a certificate
+        return value;
       }
     return "";
   }
