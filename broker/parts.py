@@ -62,6 +62,7 @@ from provisioner.revocation import RevocationLists
 from provisioner.serials import Serials
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
+from provisioner.why import Why
 
 _log = structlog.get_logger(__name__)
 
@@ -352,7 +353,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         revocation=revocation,
         events=events,
         feed=feed,
-        doors=_doors(store, vault, entropy, administration, provisioner, choices),
+        doors=_doors(store, vault, entropy, brokers, administration, provisioner, choices),
         entropy=entropy,
         vault=vault,
         wake=wake,
@@ -365,6 +366,7 @@ def _doors(
     store: SqliteStore,
     vault: Vault,
     entropy: Entropy,
+    brokers: Mapping[str, DeviceBroker],
     administration: Administration,
     provisioner: Provisioner,
     choices: Choices,
@@ -378,4 +380,5 @@ def _doors(
     bulk = Bulk(store.devices, administration, drafts, vault, entropy, mails=choices.mails)
     batches = Batches(store.devices, administration)
     dps = Dps(store.dps, administration)
-    return Doors(serials, bulk, batches, dps, allow_plain_without_tls=choices.rules.allow_plain_without_tls)
+    why = Why(store.why, store, vault, brokers, administration)
+    return Doors(serials, bulk, batches, dps, why, allow_plain_without_tls=choices.rules.allow_plain_without_tls)

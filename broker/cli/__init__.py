@@ -37,6 +37,7 @@ _COMMANDS = {
     "import": ("imports:import_app", "Devices from a CSV or XLSX file: dry run, import, undo."),
     "export": ("imports:export_app", "Imported devices to a CSV or XLSX file."),
     "pack": ("pack:app", "Labels with QR codes, NVS files and C headers of an import."),
+    "why": ("why:app", "Why a device does not get its credential, and what helps."),
     "keys": ("keys:app", "Keys that the ledger is sealed under."),
     "ca": ("authority:app", "The certificate authority."),
     "audit": ("oversight:audit", "The audit journal: every decision, chained."),

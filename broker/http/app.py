@@ -25,6 +25,7 @@ from broker.http import (
     learning,
     policies,
     requests,
+    why,
 )
 from broker.http import oversight as journal
 from broker.http.doors import Doors
@@ -98,6 +99,7 @@ def create_app(
         exosite.router,
         carbonite.router,
         enos.router,
+        why.router,
         health.router,
     ):
         app.include_router(router)

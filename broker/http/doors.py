@@ -1,4 +1,4 @@
-"""What stands behind the doors of other products, beside the operator API's own."""
+"""What stands behind the doors of other products, and behind `why`, beside the operator API's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from provisioner.batches import Batches
 from provisioner.bulk import Bulk
 from provisioner.dps import Dps
 from provisioner.serials import Serials
+from provisioner.why import Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Doors:
     bulk: Bulk
     batches: Batches
     dps: Dps
+    why: Why
     allow_plain_without_tls: bool = False
 
 

@@ -600,6 +600,20 @@ UPDATE mail SET due_on = :due_on WHERE request_id = :request_id;
 -- name: delete_mail
 DELETE FROM mail WHERE request_id = :request_id;
 
+-- name: find_of_client
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE (r.device_broker, r.client_id) IN (SELECT device_broker, :client_id FROM account)
+ ORDER BY r.id DESC LIMIT 20;
+
+-- name: list_refusals
+-- Of the last hundred thousand lines, as no index is worth its price here.
+SELECT seq, at, action, actor, source, request_id, client_id, generation, before, phase, cause, digest FROM journal
+ WHERE seq > (SELECT max(seq) FROM journal) - 100000 AND client_id = :client_id AND action IN ('claim', 'ack', 'activate')
+   AND before IS phase AND source != '' AND cause NOT IN ('minted', 'minted, offered', 'offered again', 'stored')
+ ORDER BY seq DESC LIMIT :limit;
+
 -- name: list_epochs
 SELECT epoch, key_id, made_on, state FROM vault_key ORDER BY epoch;
 

@@ -52,6 +52,7 @@ from provisioner.store.statements import (
     row_values,
 )
 from provisioner.store.units import append, write_units
+from provisioner.store.whyrows import SqliteWhy
 
 _FORMER_KEY = "sealed under a former key"
 """What a trigger of the schema says."""
@@ -82,6 +83,7 @@ class SqliteStore:
         self.certificates = SqliteCertificates(self._read, Gatherer)
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
+        self.why = SqliteWhy(self._read)
         self.dps = SqliteDps(self._read, self._change)
         self.attachments = SqliteAttachments(self._read, self._change)
         self.sightings = SqliteSightings(self._read, self._transact, self._journaled)

@@ -230,3 +230,13 @@ def test_a_pack_of_nothing_is_refused(call: Call, tmp_path: Path) -> None:
 def test_the_words_of_a_c_header_are_escaped() -> None:
     assert _c_text('a"b\\c??=\n\u00e9') == '"a\\"b\\\\c\\?\\?=\\012\\303\\251"'
     assert re.fullmatch(r'"[ -~]*"', _c_text("\x00\x7f"))
+
+
+def test_why_tells_people_and_programs(call: Call) -> None:
+    call("request", "create", "dev-1", "--account", "acme", "--user", "factory")
+    call("request", "disable", "dev-1")
+    said = call("why", "dev-1")
+    assert said.out.splitlines()[-1].split()[:2] == ["enabled", "FAILED"]
+    assert "A right claim of dev-1 is answered 403 disabled now." in said.err
+    assert "What helps: provisioner request enable dev-1" in said.err
+    assert call("why", "dev-1", "--json").json["reason"] == "disabled"

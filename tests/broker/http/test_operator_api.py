@@ -58,6 +58,7 @@ ROUTES = {
     ("post", "/v2/drift/apply"),
     ("get", "/v2/provisionRequests/{request_id}/log"),
     ("get", "/metrics"),
+    ("get", "/v2/why"), ("get", "/v2/provisionRequests/{request_id}/why"),
     ("post", "/v2/provisionEntities"), ("get", "/v2/devices"), ("get", "/v2/imports"), ("post", "/v2/imports"),
     ("post", "/v2/imports/check"), ("post", "/v2/imports/{import_id}/rows"), ("post", "/v2/imports/{import_id}/undo"),
     ("get", "/v2/imports/{import_id}/devices"),

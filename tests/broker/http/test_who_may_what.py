@@ -61,6 +61,8 @@ CALLS: list[tuple[str, str, Any, frozenset[Role]]] = [
     ("POST", "/v2/keys/rotate", None, ADMINS),
     ("POST", "/v2/keys/1/retire", None, ADMINS),
     ("GET", f"{PATH}/{{id}}/log", None, EVERYBODY),
+    ("GET", f"{PATH}/{{id}}/why", None, EVERYBODY),
+    ("GET", "/v2/why?clientId=dev-1", None, EVERYBODY),
     ("GET", "/v2/journal", None, ADMINS),
     ("GET", "/v2/deviceBrokers", None, ADMINS),
     ("GET", "/v2/deviceBrokers/plan", None, ADMINS),

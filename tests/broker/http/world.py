@@ -48,6 +48,7 @@ from provisioner.reconcile import Reconciler
 from provisioner.serials import Serials
 from provisioner.service import Provisioner, Rules
 from provisioner.store import SqliteStore
+from provisioner.why import Why
 
 NOW = 1_800_000_000_000
 PATH = "/v2/provisionRequests"
@@ -72,8 +73,11 @@ class Shelf:
     def __init__(self) -> None:
         self.names: builtins.list[str] = []
         self.is_away = False
+        self.is_listening = True
 
     def address(self, *, secure: bool) -> BrokerAddress | None:
+        if not self.is_listening:
+            return None
         return BrokerAddress("mqtts://devices.example:8883" if secure else "mqtt://devices.example:1883")
 
     async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
@@ -159,6 +163,7 @@ class World:
             Bulk(store.devices, self.administration, drafts, vault, os.urandom, mails=True),
             Batches(store.devices, self.administration),
             Dps(store.dps, self.administration),
+            Why(store.why, store, vault, shelves, self.administration),
         )
         self.store, self.vault = store, vault
         self.app = create_app(
