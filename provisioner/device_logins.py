@@ -68,6 +68,8 @@ class DeviceLogins:
     async def logged_in(self, device_broker: str, username: str, client_id: str) -> DeviceRights | None:
         """See `Provisioner.device_rights`."""
         credential = await self._store.find_username(device_broker, username)
+        if credential is None:
+            credential = await self._find_activated(device_broker, username, None)
         if credential is None or credential.state not in LIVE or not await self._couples(credential, client_id):
             return None
         return DeviceRights(credential.account_name, username, client_id, grant_of(credential, client_id))
@@ -107,11 +109,16 @@ class DeviceLogins:
             return None, ""
         return found[1], serial
 
-    async def _find_activated(self, device_broker: str, serial_number: str, password: bytes) -> Credential | None:
-        """The credential of a unit that got a CIK, and logs in with its serial number as the user name."""
+    async def _find_activated(
+        self, device_broker: str, serial_number: str, password: bytes | None
+    ) -> Credential | None:
+        """The credential of a unit that got a CIK, and logs in with its serial number as the user name.
+
+        `password` None: it has logged in already.
+        """
         for request in await self._store.find_open(device_broker, serial_number):
             for credential in await self._store.find_credentials(request.id):
-                if credential.identity == CIK_IDENTITY and self._fits(credential, password):
+                if credential.identity == CIK_IDENTITY and (password is None or self._fits(credential, password)):
                     return credential
         return None
 

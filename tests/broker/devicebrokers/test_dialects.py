@@ -283,6 +283,17 @@ async def test_nobody_asks_without_the_secret(broker: Broker) -> None:
     assert (await broker.send(f"/plant/{call}", content, method="GET"))[0] == 405
 
 
+async def test_a_unit_may_log_in_by_its_serial_number() -> None:
+    broker = Broker("emqx")
+    broker.ledger.live["SN-1"] = to_install()
+    who = {"clientid": ID, "username": "SN-1"}
+    told = broker.recorded.told
+    assert await broker.login(username="SN-1") == told[YES]
+    assert await broker.use("publish", "acme/dev-1/out", **who) == told[YES]
+    assert await broker.use("publish", "acme/dev-2/out", **who) == told[NO]
+    assert await broker.login(username="SN-1", password="guess") == told[OTHERS]
+
+
 async def test_nobody_is_a_superuser() -> None:
     for name in ("nanomq", "mosquitto-go-auth"):
         broker = Broker(name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker.devicebrokers.dynsec_control import DynsecControl
+from broker.devicebrokers.embedded import EmbeddedDevices
 from broker.devicebrokers.mosquitto_dynsec import MosquittoDynsec
 from broker.devicebrokers.mosquitto_files import Files, MosquittoFiles
 from broker.devicebrokers.rabbitmq import RabbitMq
@@ -21,6 +22,8 @@ from broker.fleet.link import Link, Login, Lost, Refused
 from broker.fleet.replies import Address
 from broker.http.server import HttpServer
 from broker.http.webhooks import Asking, WebhookApp
+from broker.mqtt.embedded import EmbeddedBroker
+from broker.mqtt.grant import Grant
 from broker.mqtt.packets import V311
 from provisioner.lifecycle import State
 from provisioner.model import BrokerAddress, Coupling, Credential, DeviceRights, Millis, Secret, topic_rights
@@ -278,6 +281,56 @@ async def webhook(folder: Path, real: Rabbit) -> AsyncIterator[World]:
         await server.stop()
 
 
+class Embedded(EmbeddedDevices):
+    """The embedded device broker, whose ledger a test fills through the port, as the hand-over fills the real one."""
+
+    ledger: LedgerInMemory
+
+    async def install(self, items: Sequence[ToInstall]) -> Sequence[Install]:
+        self.ledger.live |= {item.credential.username: item for item in items}
+        return await super().install(items)
+
+    async def revoke(self, usernames: Sequence[str], *, kick: bool = True) -> Sequence[Revoke]:
+        for username in usernames:
+            self.ledger.live.pop(username, None)
+        return await super().revoke(usernames, kick=kick)
+
+    async def pulse(self) -> object:
+        return None
+
+
+@asynccontextmanager
+async def embedded(folder: Path) -> AsyncIterator[World]:
+    """Our guard with amqtt behind it, in this process; it is never away."""
+    ledger = LedgerInMemory()
+
+    async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:
+        if (username, password.decode("utf-8", "replace")) == FOREIGN:
+            return Grant("theirs", username, client_id, ("theirs/#",), ("theirs/#",))
+        rights = await ledger.device_login("embedded", username, password, client_id, 0)
+        if rights is None:
+            return None
+        return Grant(rights.account, username, client_id, rights.grant.publish, rights.grant.subscribe)
+
+    async def never() -> None:
+        raise AssertionError("the embedded device broker is a part of this process")
+
+    real = EmbeddedBroker(authenticate)
+    port = await real.start("127.0.0.1", 0)
+    broker = Embedded(real.kick, lambda: [grant.username for grant in real.connected()])
+    broker.ledger = ledger
+    world = World(broker, port, never, never, never, folder)
+    try:
+        yield world
+    finally:
+        await left(world)
+        await real.close()
+
+
 Made = Callable[[Path], AbstractAsyncContextManager[World]]
-MOSQUITTO: dict[str, Made] = {"mosquitto-dynsec": mosquitto_dynsec, "mosquitto-files": mosquitto_files}
+QUICK: dict[str, Made] = {
+    "embedded": embedded,
+    "mosquitto-dynsec": mosquitto_dynsec,
+    "mosquitto-files": mosquitto_files,
+}
 RABBIT = {"rabbitmq": rabbitmq, "webhook": webhook}
