@@ -56,8 +56,30 @@ class Listeners:
         return self._tls[name].context
 
     def reload(self) -> None:
-        """Read everything again, for the connections to come."""
-        self._trust = self._trusted(self._clock())
+        """Read everything again, for the connections to come; what cannot be used is told, and the former stays."""
+        now = self._clock()
+        try:
+            self._renew(now)
+        except Unavailable as error:
+            _log.error("certificate not renewed, the former one stays", reason=error.detail)
+        self._load(now)
+
+    async def step(self, now: Millis) -> Millis | None:
+        """Renew and follow; when to come back at the latest. Raises `Unavailable`."""
+        changed, due = self._renew(now)
+        if changed or self._trusted(now) != self._trust:
+            self._load(now)
+        return due
+
+    def _renew(self, now: Millis) -> tuple[bool, Millis | None]:
+        """Whether our own certificate is another one now, and when to look again. Raises `Unavailable`."""
+        try:
+            return self.own.renew(now) if self._uses_own else (False, None)
+        except Unusable as error:
+            raise Unavailable(str(error), retry_after=60) from None
+
+    def _load(self, now: Millis) -> None:
+        self._trust = self._trusted(now)
         for name, one in self._tls.items():
             try:
                 one.reload()
@@ -66,16 +88,6 @@ class Listeners:
                 _log.error("certificate not reloaded, the former one stays", listener=name, reason=reason)
             else:
                 _log.info("certificate reloaded", listener=name)
-
-    async def step(self, now: Millis) -> Millis | None:
-        """Renew and follow; when to come back at the latest. Raises `Unavailable`."""
-        try:
-            changed, due = self.own.renew(now) if self._uses_own else (False, None)
-        except Unusable as error:
-            raise Unavailable(str(error), retry_after=60) from None
-        if changed or self._trusted(now) != self._trust:
-            self.reload()
-        return due
 
     def _loader(self, name: str, pair: Pair) -> Callable[[], SSLContext]:
         return lambda: server_context(*pair, self._trust_of(name))

@@ -5,7 +5,8 @@
 2. Numbers go up: each is more than the last one known, which is read back at the start, and at least the second it was
    made in, so that a lost folder does not make them start over.
 3. A certificate stays listed until a day after its end (RFC 5280, section 3.3, wants it on one list after that).
-4. What the ledger retired is refused by the embedded device broker at once; lists are for those who do not ask.
+4. Issuers of our own listeners have a list too, as their certificates say where it is; nothing is ever on it.
+5. What the ledger retired is refused by the embedded device broker at once; lists are for those who do not ask.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from collections.abc import Callable, Mapping
 from certs.authority import Issuer
 from certs.crl import Revocation, Revoked, create_crl
 from certs.hierarchy import Signer
-from certs.profile import Purpose
 from provisioner.certification import DAY, Certification
 from provisioner.model import Millis
 from provisioner.ports import Certificates
@@ -48,11 +48,8 @@ class RevocationLists:
 
     async def step(self, now: Millis) -> Millis:
         """Make the lists anew where they are out of date; when to look again."""
-        signers = {
-            issuer.id: issuer
-            for issuer in self._certification.authority.issuers
-            if issuer.purpose is Purpose.DEVICES and issuer.key is not None
-        }
+        issuers = self._certification.authority.issuers
+        signers = {issuer.id: issuer for issuer in issuers if issuer.key is not None}
         state = await self._certificates.count_revoked(), frozenset(signers)
         if state != self._made or not 0 <= now - self._made_on < DAY:
             self.lists = {one: await self._list_of(issuer, now) for one, issuer in signers.items()}

@@ -2,8 +2,8 @@
 
 1. Everything here is public and signed, so it is served without a token, and without TLS as well (RFC 5280, section 8).
 2. `{issuer}.crl` is one issuer's list in DER, which is what a distribution point in a certificate names. `crl.pem` are
-   the lists of all issuers of devices, and `devices.pem` is the root with these issuers: a broker's `crlfile` and
-   `cafile`. `root.pem` is what devices check our listeners with.
+   all of them, and `devices.pem` is the root with the issuers of devices: a broker's `crlfile` and `cafile`. `root.pem`
+   is what devices check our listeners with.
 3. A list is fetched far more often than it changes: it goes with an ETag, and who has it already is told so.
 """
 

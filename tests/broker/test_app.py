@@ -334,6 +334,28 @@ async def test_without_files_the_authority_certifies_the_listeners(tmp_path: Pat
     assert len(set(shown)) == 1  # one certificate for all, which a restart does not change
 
 
+async def test_a_new_issuer_for_servers_certifies_us_anew_at_once(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "data", ENDPOINT__TLS_LISTEN="127.0.0.1:0")
+    async with serving(settings) as running:
+        address = split(running.endpoint_tls or "")
+        trust = ssl.create_default_context(cafile=str(tmp_path / "data" / "ca" / "root.pem"))
+
+        async def shown() -> bytes:
+            _, writer = await asyncio.open_connection(*address, ssl=trust)
+            certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            await writer.wait_closed()
+            return certificate
+
+        former = await shown()
+        with capture_logs() as logs:
+            done = await asyncio.to_thread(call, "ca", "rotate", "--for", "servers", data=tmp_path / "data")
+            assert done.returncode == 0, done.stderr
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: any(one["event"] == "certificate reloaded" for one in logs))
+        assert await shown() != former
+
+
 async def test_a_hangup_brings_new_certificates_and_ends_no_connection(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
     chain, key = tmp_path / "chain.pem", tmp_path / "chain.key"

@@ -133,6 +133,10 @@ async def test_our_own_listeners_and_strangers_have_a_status_too(status: Status)
     asked: list[str | Path] = ["ocsp", "-issuer", issuer]
     at: list[str | Path] = ["-url", f"{status.base}/ocsp", "-CAfile", status.place.trusted]
     assert ": good" in await asyncio.to_thread(ran, "openssl", *asked, "-cert", own, *at)
+    lists = status.folder / "lists.pem"
+    lists.write_bytes(await status.fetch("/ca/crl.pem"))
+    verify: list[str | Path] = ["verify", "-crl_check", "-CRLfile", lists, "-CAfile", status.place.trusted]
+    assert "OK" in await asyncio.to_thread(ran, "openssl", *verify, "-untrusted", own, own)
     unknown = await asyncio.to_thread(ran, "openssl", *asked, "-serial", "0x01" + "ab" * 16, *at)
     assert ": unknown" in unknown
     foreign = status.folder / "foreign.pem"
