@@ -59,21 +59,29 @@ class SqliteDps:
     ) -> Sequence[ProvisionRequest]:
         """See `DpsLedger`."""
         values = {
-            "sn": wanted.get("sn"),
-            "group_id": wanted.get("groupId"),
-            "region_id": wanted.get("regionId"),
-            "product_key": wanted.get("productKey"),
-            "batch_order": wanted.get("batchOrder"),
             "accounts": None if accounts is None else json.dumps(list(accounts)),
             "offset": offset,
             "limit": limit,
         }
-        return [read_request(row) for row in await self._read("find_registered", values)]
+        others = {
+            "group_id": wanted.get("groupId"),
+            "region_id": wanted.get("regionId"),
+            "product_key": wanted.get("productKey"),
+            "batch_order": wanted.get("batchOrder"),
+        }
+        if "sn" not in wanted:
+            return [read_request(row) for row in await self._read("find_registered", values | others)]
+        rows = await self._read("find_registered_as", values | {"sn": wanted["sn"]})
+        return [one for one in map(read_request, rows) if _is_so(json.loads(one.record or "{}"), others)]
 
     async def find_times(self, request_ids: Sequence[int]) -> Mapping[int, tuple[Millis | None, Millis | None]]:
         """See `DpsLedger`."""
         rows = await self._read("find_times", {"ids": json.dumps(list(request_ids))})
         return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def _is_so(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(value is None or record[name] == value for name, value in wanted.items())
 
 
 def _schema(text: str) -> dict[str, Datum]:

@@ -104,11 +104,19 @@ DELETE FROM registration_group WHERE id = :id;
 -- name: next_batch
 UPDATE registration_group SET batches = batches + 1 WHERE id = :id RETURNING batches;
 
+-- name: find_registered_as
+SELECT {request} FROM request r
+  JOIN provision_user u ON u.id = r.provision_user_id
+  JOIN account a ON a.id = r.account_id
+ WHERE r.record IS NOT NULL AND r.serial_number = :sn
+   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
+ ORDER BY r.id DESC LIMIT :limit OFFSET :offset;
+
 -- name: find_registered
 SELECT {request} FROM request r
   JOIN provision_user u ON u.id = r.provision_user_id
   JOIN account a ON a.id = r.account_id
- WHERE r.record IS NOT NULL AND (:sn IS NULL OR r.serial_number = :sn)
+ WHERE r.record IS NOT NULL
    AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
    AND (:group_id IS NULL OR json_extract(r.record, '$.group_id') = :group_id)
    AND (:region_id IS NULL OR json_extract(r.record, '$.region_id') = :region_id)
@@ -191,7 +199,7 @@ ON CONFLICT DO UPDATE SET last_on = max(last_on, excluded.last_on);
 
 -- name: find_loose
 SELECT r.account_id, c.device_broker, c.username, c.request_id, c.client_id, s.client_id, s.first_on, s.last_on
-  FROM credential c JOIN request r ON r.id = c.request_id
+  FROM credential c INDEXED BY credential_loose JOIN request r ON r.id = c.request_id
   LEFT JOIN sighting s ON s.device_broker = c.device_broker AND s.username = c.username
  WHERE c.coupling = 'LOOSE' AND c.bound_to IS NULL AND c.state = 'CONFIRMED'
  ORDER BY c.device_broker, c.username, s.client_id;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Awaitable, Callable
@@ -22,7 +23,7 @@ from provisioner.model import JobStatus
 from provisioner.ports import Bound, Listing, Note, Unit
 from provisioner.store import SqliteStore
 from provisioner.store.connections import Connection
-from provisioner.store.migrations import shipped, statements
+from provisioner.store.migrations import migrate, shipped, statements
 from provisioner.store.statements import SQL
 from tests.provisioner.conftest import ADMIN, START, SimpleDevice, World
 
@@ -296,3 +297,18 @@ def test_every_statement_is_one_statement() -> None:
         list(statements("SELECT 1"))
     numbers = [number for number, _, _ in shipped()]
     assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["find_twin", "find_registered_as", "find_registered", "find_loose", "is_bound", "holds_client_id", "find_times"],
+)
+def test_what_doors_ask_reads_no_whole_ledger(name: str) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection)
+    values = dict.fromkeys(re.findall(r":(\w+)", SQL[name]))
+    steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {SQL[name]}", values)]
+    connection.close()
+    partial = ("request_registered_in", "credential_loose")
+    whole = [step for step in steps if re.match(r"SCAN (?!json_each)", step) and not step.endswith(partial)]
+    assert whole == []
