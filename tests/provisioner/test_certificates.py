@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certs.authority import Order
+from certs.authority import Authority, Order
 from certs.csr import parse_der
 from certs.hierarchy import create_issuer
 from certs.keys import ED25519, P256, P384, RSA3072, PrivateKey, digest_for, generate
@@ -448,3 +448,48 @@ async def test_before_a_certificate_ends_an_event_says_so_and_the_next_claim_ren
     assert (second.generation, await admitted(world, first), await admitted(world, second)) == (2, True, True)
     assert second.certificate is not None
     assert second.certificate.not_after == world.now + 90 * DAY
+
+
+async def test_without_a_valid_issuer_nothing_is_minted_and_the_device_comes_again(world: World) -> None:
+    created, device = await prescribed(world)
+    world.now = START + 400 * DAY  # the issuer has ended, and nobody made its successor
+    with pytest.raises(Unavailable, match="rotate the authority"):
+        await device.claim(csr=csr_of(generate(P256)))
+    assert (await world.read(created.request.id)).generation == 0
+
+
+async def test_an_order_whose_issuer_is_gone_is_kept_and_told_as_our_fault(world: World) -> None:
+    _, device = await prescribed(world)
+    key = generate(P256)
+    first = await device.claim(csr=csr_of(key))
+    root = ROOT.certificate
+    world.certification.use(Authority(root, []))
+    with pytest.raises(Unavailable, match="not here any more"):
+        await device.claim(csr=csr_of(key))
+    world.certification.use(an_authority())
+    assert (await device.claim(csr=csr_of(key))).certificate == first.certificate
+
+
+async def test_a_certificate_past_its_confirm_time_is_retired_and_revoked(world: World) -> None:
+    created, device = await prescribed(world, confirm_time=60)
+    offer = await device.claim(csr=csr_of(generate(P256)))
+    world.now += 61_000
+    await world.run_jobs()
+    assert not await admitted(world, offer)
+    assert (await world.read(created.request.id)).phase is Phase.PENDING
+    revoked = await world.store.certificates.list_revoked(an_authority().issuers[0].id, world.now)
+    assert [int(one.serial, 16) for one in revoked] == [leaf_of(offer).serial_number]
+
+
+async def test_an_expired_certificate_is_replaced_with_the_activation_key(world: World) -> None:
+    """A device that slept through its renewal is not locked out (section 9, rule 6)."""
+    _, device = await prescribed(world)
+    first = await device.claim(csr=csr_of(generate(P256)))
+    await device.ack()
+    world.now = START + 120 * DAY
+    await world.run_jobs()
+    assert not await admitted(world, first)
+    assert await world.provisioner.login_by_certificate(der_of(first), "dev-1", world.now) is None
+    second = await device.claim("r-2", csr=csr_of(generate(P256)))
+    assert (await device.ack(2, request_id="r-2")).reason is Reason.CONFIRMED
+    assert await admitted(world, second)
