@@ -459,6 +459,8 @@ class DeviceBroker(Protocol):
     """It takes a hash, so no password leaves this process."""
     takes_passwords: bool
     """It admits by user name and password; else by a certificate alone."""
+    takes_certificates: bool
+    """It admits by a certificate of our authority."""
     kicks_live: bool
     """Revoking closes the session that is open."""
     persists: bool

@@ -109,11 +109,18 @@ def check_tight(broker: DeviceBroker | None, coupling: Coupling) -> None:
 
 
 def check_kind(broker: DeviceBroker | None, kind: Kind) -> None:
-    """A password is promised only where it can be used."""
+    """A password is promised only where it can be used, and so is a certificate."""
     if kind is Kind.PASSWORD and broker is not None and not broker.takes_passwords:
         raise Invalid(
             "certificates-only",
             f"the device broker {broker.name} ({broker.kind}) admits by certificate alone; set credentialKind to x509",
+            field="credentialKind",
+        )
+    if kind is Kind.X509 and broker is not None and not broker.takes_certificates:
+        raise Invalid(
+            "passwords-only",
+            f"the device broker {broker.name} ({broker.kind}) admits by password alone; set credentialKind to "
+            "password, or move the account to a device broker of kind embedded or mosquitto-certificates",
             field="credentialKind",
         )
 

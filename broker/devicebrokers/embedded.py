@@ -28,6 +28,7 @@ class EmbeddedDevices:
     templates = True
     prehashed = True
     takes_passwords = True
+    takes_certificates = True
     kicks_live = True
     persists = True
 

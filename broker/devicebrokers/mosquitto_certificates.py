@@ -44,6 +44,7 @@ class MosquittoCertificates:
     templates = True
     prehashed = True
     takes_passwords = False
+    takes_certificates = True
     kicks_live = True
     persists = True
 

@@ -46,6 +46,7 @@ class MosquittoDynsec:
     templates = False
     prehashed = False
     takes_passwords = True
+    takes_certificates = False
     kicks_live = True
     persists = True
 

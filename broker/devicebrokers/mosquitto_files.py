@@ -72,6 +72,7 @@ class MosquittoFiles:
     templates = False
     prehashed = True
     takes_passwords = True
+    takes_certificates = False
     kicks_live = True
     persists = True
 

@@ -42,6 +42,7 @@ class RabbitMq:
     templates = False
     prehashed = True
     takes_passwords = True
+    takes_certificates = False
     kicks_live = True
     persists = True
 

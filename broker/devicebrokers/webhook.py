@@ -52,6 +52,7 @@ class Webhook:
     templates = True
     prehashed = True
     takes_passwords = True
+    takes_certificates = False
     persists = True
 
     def __init__(

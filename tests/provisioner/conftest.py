@@ -66,6 +66,7 @@ class CueBroker:
     templates: bool = False
     prehashed: bool = False
     takes_passwords: bool = True
+    takes_certificates: bool = True
     kicks_live: bool = True
     persists: bool = True
     queue: float = 0.0

@@ -11,8 +11,9 @@ import pytest
 from provisioner.entities import NewAccount
 from provisioner.errors import Forbidden, Invalid, Reason, Rejected
 from provisioner.lifecycle import Phase
-from provisioner.model import AccountKind, Coupling, Role
+from provisioner.model import AccountKind, Coupling, Kind, Role
 from provisioner.ports import Install
+from provisioner.terms import check_kind
 from tests.provisioner.conftest import ADMIN, START, CueBroker, World
 
 TWO = 2
@@ -44,6 +45,19 @@ async def test_a_name_that_the_broker_maps_is_refused(world: World) -> None:
     with pytest.raises(Invalid, match="no client id with a dot") as refused:
         await world.request("dev.1")
     assert (refused.value.code, refused.value.field) == ("client-id-unfit", "clientId")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "code"),
+    [(Kind.PASSWORD, "takes_passwords", "certificates-only"), (Kind.X509, "takes_certificates", "passwords-only")],
+)
+def test_what_a_broker_does_not_take_is_not_promised(kind: Kind, flag: str, code: str) -> None:
+    broker = CueBroker()
+    check_kind(broker, kind)
+    setattr(broker, flag, False)
+    with pytest.raises(Invalid) as refused:
+        check_kind(broker, kind)
+    assert (refused.value.code, refused.value.field) == (code, "credentialKind")
 
 
 async def test_an_account_names_its_own_device_broker(world: World) -> None:

@@ -98,6 +98,7 @@ class Listed:
     templates = False
     prehashed = False
     takes_passwords = True
+    takes_certificates = True
     kicks_live = True
     persists = True
 

@@ -67,6 +67,7 @@ class Shelf:
     templates = False
     prehashed = False
     takes_passwords = True
+    takes_certificates = True
     kicks_live = True
     persists = True
 
