@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.output import Failed, Json, print_json, print_table, read_secret, say
+from broker.cli.output import Failed, Json, claim_files, print_json, print_table, read_secret, say
 from broker.conformance.bench import Tls
 from broker.conformance.examination import Examined, Place, Subject, examine
 from broker.conformance.power import Person, Power, Relay
@@ -30,7 +30,7 @@ app = typer.Typer()
 
 
 @app.command("check-device")
-def check_device(  # one parameter an option
+def check_device(
     client_id: Annotated[str, typer.Argument(help="The MQTT client id of the device under test.")],
     user: Annotated[str, typer.Option(help="The provision user it starts with.")] = "factory",
     password_file: Annotated[
@@ -80,6 +80,7 @@ def check_device(  # one parameter an option
     password = read_secret(f"Password of {user}", password_file)
     subject = Subject(user, password, client_id, read_secret(f"Activation key of {client_id}", key_file), root_topic)
     place = Place(claims, works, host or works[0], tls)
+    claim_files(html, junit)
     pace = Pace(patience=patience, quiet=quiet, retry_after=retry_after)
 
     def ready(claims_port: int, works_port: int) -> None:

@@ -28,7 +28,7 @@ from broker.cli.endpoints import (
     find_site,
 )
 from broker.cli.fleetreport import Run
-from broker.cli.output import Failed, Json, Where, emit, print_json, print_table, where
+from broker.cli.output import Failed, Json, Where, claim_files, emit, print_json, print_table, where
 from broker.cli.temporary import provision_login, temporary_provisioner
 from broker.fleet import scenario as scenarios
 from broker.fleet.actions import Identity, Mode
@@ -79,7 +79,7 @@ def print_scenario(name: Annotated[str, typer.Argument(help="One of `fleet scena
 
 
 @app.command("run")
-def run_fleet(  # one parameter an option
+def run_fleet(
     ctx: typer.Context,
     scenario: Annotated[
         str | None, typer.Argument(metavar="[SCENARIO]", help="A shipped scenario or a TOML file; none: 100 devices.")
@@ -147,6 +147,7 @@ def run_fleet(  # one parameter an option
         "kinds": ("x509",) if csr else None,
     }
     order = _Order(account, prefix, "STRICT" if strict else "LOOSE", keys, quiet=as_json)
+    claim_files(html, junit, report)
     raise_file_limit()
     if temporary:
         if at or server or ca or keys:

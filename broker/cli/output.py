@@ -97,6 +97,13 @@ def emit(value: Any, columns: Mapping[str, str], *, as_json: bool, empty: str = 
         print_table(tuple(columns), ([one.get(key) for key in columns.values()] for one in value), empty=empty)
 
 
+def claim_files(*files: Path | None) -> None:
+    """Make sure that reports can be written before the work that they tell of. Raises OSError."""
+    for file in files:
+        if file is not None:
+            file.touch()
+
+
 def say(sentence: str) -> None:
     """Advice for people, on standard error."""
     sys.stderr.write(sentence + "\n")

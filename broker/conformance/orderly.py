@@ -128,6 +128,9 @@ class Orderly(Story):
         if not proved:
             self._sheet.skipped(Check.FORGETS, "in plain mode nothing is proved, so nothing makes it forget")
             return
+        if not end.acked:
+            self._sheet.skipped(Check.FORGETS, "it never acks, so nobody can tell it to forget")
+            return
         used = [one for one in self._bench.since(mark) if one.side is Side.CLAIMS and is_connect(one)]
         self._sheet.judge(
             Check.FORGETS,

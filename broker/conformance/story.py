@@ -55,9 +55,14 @@ class Ending:
     """What was seen after an offer; `strange`: a login with something else than what was offered."""
 
     claims: int = 0
+    acked: bool = False
     logged_in: bool = False
     strange: bool = False
-    confirmed: bool = False
+
+    @property
+    def confirmed(self) -> bool:
+        """Either is enough (`confirm` of our offers is `either`)."""
+        return self.acked or self.logged_in
 
 
 class Story:
@@ -122,11 +127,11 @@ class Story:
         return None
 
     async def _finish(self, *, forget: bool = False, doubled: bool = False) -> Ending:
-        """Serve it until it is confirmed and has logged in, and does nothing more for a moment; or nothing comes."""
+        """Serve it until it has acked and logged in and does nothing more for a moment, or nothing more comes."""
         end, pace = Ending(), self._pace
         deadline = self._bench.now() + pace.patience
         while True:
-            done = pace.settle if end.logged_in else pace.quiet
+            done = pace.settle if end.acked and end.logged_in else pace.quiet
             seen = await self._next_deed(done if end.confirmed else deadline - self._bench.now())
             if seen is None or self._bench.now() > deadline:
                 return end
@@ -161,7 +166,7 @@ class Story:
             reply = self._desk.taken(acked, forget=forget)
             for _ in range(2 if doubled else 1):
                 self._say(seen.line, reply, f"to its ack `{acked.result}`{', with forget' if forget else ''}")
-            end.confirmed = end.confirmed or acked.result is Result.STORED
+            end.acked = end.acked or acked.result is Result.STORED
 
     def _acted(self, mark: int) -> str:
         """What it did since, that only a good offer makes a device do."""

@@ -32,6 +32,12 @@ def test_a_device_that_never_comes_fails_and_is_reported(tmp_path: Path) -> None
     assert "0123456789ABCDEFGHIJKLMNOPQRSTUV" not in done.output + html.read_text()
 
 
+def test_a_report_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    done = check(*NOBODY, "--html", tmp_path / "nowhere" / "check.html")
+    assert isinstance(done.exception, FileNotFoundError)
+    assert "Story" not in done.output
+
+
 def test_json_for_programs() -> None:
     told = json.loads(check(*NOBODY, "--json").stdout)
     assert [one["name"] for one in told["checks"]] == [one.value for one in Check]

@@ -3,7 +3,7 @@
 import pytest
 
 from broker.conformance.sheet import Check
-from broker.fleet.actions import Mode, Options
+from broker.fleet.actions import Finish, Mode, Options
 from broker.fleet.replies import Encoding
 from broker.reports.verdict import Result
 from tests.broker.conformance import workshop
@@ -30,6 +30,12 @@ async def test_a_good_device_in_plain_mode_is_not_asked_for_proofs() -> None:
         Check.UNPROVED,
         Check.FORGETS,
     }
+
+
+async def test_a_good_device_need_not_ack() -> None:
+    done = await examined(options=Options(finish=Finish.LOGIN))
+    assert failed(done.verdicts) == {}
+    assert {one.name for one in done.verdicts if one.result is Result.SKIPPED} == {Check.FORGETS}
 
 
 async def test_cbor_is_understood() -> None:
