@@ -24,6 +24,8 @@ _SERVICE = "tests/provisioner/test_service.py"
 _CERTIFICATES = "tests/provisioner/test_certificates.py"
 _STORE = "tests/provisioner/test_store.py"
 _JOBS = "tests/provisioner/test_jobs.py"
+_LEARNING = "tests/broker/http/test_learning_routes.py"
+_ATTACHMENTS = "tests/broker/http/test_attachments.py"
 _WORLDS = "tests/simulation/test_simulation.py::test_no_rule_breaks_in_a_few_worlds"
 
 
@@ -293,6 +295,46 @@ MUTATIONS = (
         "        if credential.confirm_before <= now:\n            raise await",
         "        if credential.confirm_before <= now or policy.is_lapsed(request, now):\n            raise await",
         (f"{_SERVICE}::test_the_window_gates_the_start",),
+    ),
+    Mutation(
+        "binding-forgotten",
+        "a bound credential is admitted with its client id alone",
+        "provisioner/device_logins.py",
+        "        if credential.bound_to is not None:\n            return client_id == credential.bound_to\n",
+        "",
+        (f"{_LEARNING}::test_a_binding_holds_and_is_undone", f"{_LEARNING}::test_a_binding_outlives_a_renewal"),
+    ),
+    Mutation(
+        "ticket-twice",
+        "the address of an attachment works once",
+        "provisioner/attachments.py",
+        "            await self._ledger.use(nonce, expires_on, now)\n",
+        "",
+        (f"{_ATTACHMENTS}::test_a_large_one_is_fetched_once_with_the_address_of_the_offer",),
+    ),
+    Mutation(
+        "ticket-of-any-offer",
+        "the address of an attachment ends with its offer",
+        "provisioner/attachments.py",
+        "dossier.request.generation != generation or dossier.request.phase not in _ON_OFFER",
+        "dossier.request.generation != generation",
+        (f"{_ATTACHMENTS}::test_an_address_ends_with_its_offer",),
+    ),
+    Mutation(
+        "policy-of-anybody",
+        "an account uses its own policies and those above",
+        "provisioner/policies.py",
+        "        usable = await self._accounts.above(account_id)\n",
+        "        usable = (*await self._accounts.above(account_id), *[x.account_id for x in await self._ledger.find()])\n",
+        ("tests/broker/http/test_policy_routes.py::test_an_account_uses_its_policies_and_those_above",),
+    ),
+    Mutation(
+        "device-of-anybody",
+        "a device registered by others does not exist",
+        "provisioner/dps.py",
+        "if not found or (visible is not None and found[0].account_id not in visible):",
+        "if not found:",
+        ("tests/broker/http/test_enos.py::test_roles_and_accounts_hold_behind_this_door",),
     ),
 )
 
