@@ -64,14 +64,25 @@ class AuthorityChoices:
             raise unusable(error) from None
 
 
-def open_authority(choices: AuthorityChoices, folder: Path, now: Millis) -> Authority:
-    """The authority in that folder, made where there is none yet. Raises `Unusable`."""
+def open_authority(choices: AuthorityChoices, folder: Path, now: Millis, known: Sequence[str] = ()) -> Authority:
+    """The authority in that folder, made where there is none yet; `known` are the ledger's issuers (rule 2).
+
+    Raises `Unusable`.
+    """
     keystore = choices.keystore(folder)
     try:
-        create(keystore, now)
+        if not known:
+            create(keystore, now)
     except UnusableAuthority as error:
         raise unusable(error) from None
-    return choices.load(keystore)
+    authority = choices.load(keystore) if keystore.exists() else None
+    here = set() if authority is None else {issuer.id for issuer in authority.issuers}
+    if (missing := set(known) - here) or authority is None:
+        raise Unusable(
+            f"{folder} does not have the issuer {min(missing)[:8]}… of certificates in the ledger: "
+            "put back the folder that belongs to it."
+        )
+    return authority
 
 
 def create(keystore: Keystore, now: Millis, *, label: str = LABEL, algorithm: str = P256) -> None:
@@ -142,15 +153,6 @@ class AuthorityWatch:
             _log.error("an issuer ends soon and has no successor", purpose=str(purpose), reason=error.detail)
         else:
             self.reload()
-
-
-def check_issuers(authority: Authority, known: Sequence[str], folder: Path) -> None:
-    """Whether the issuers that the ledger knows are here (rule 2). Raises `Unusable`."""
-    if missing := set(known) - {issuer.id for issuer in authority.issuers}:
-        raise Unusable(
-            f"{folder} does not have the issuer {min(missing)[:8]}… of certificates in the ledger: "
-            "put back the folder that belongs to it."
-        )
 
 
 def label_of(keystore: Keystore) -> str:

@@ -18,7 +18,7 @@ import structlog
 from fastapi import FastAPI
 
 from broker import firststart
-from broker.authority import AuthorityChoices, AuthorityWatch, check_issuers, open_authority
+from broker.authority import AuthorityChoices, AuthorityWatch, open_authority
 from broker.crl_files import CrlFiles
 from broker.datadir import DataDir
 from broker.devicebrokers.embedded import EmbeddedDevices
@@ -274,8 +274,8 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     wake = asyncio.Event()
     passwords = Passwords(entropy)
     logins = Logins(store, passwords)
-    authority = open_authority(choices.authority, directory.authority, now())
-    check_issuers(authority, await store.certificates.list_issuers(), directory.authority)
+    known = await store.certificates.list_issuers()
+    authority = open_authority(choices.authority, directory.authority, now(), known)
     certification = Certification(authority, choices.authority.rules, entropy)
 
     async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:

@@ -48,7 +48,7 @@ def backup(ctx: typer.Context, file: File, *, as_json: Json = False) -> None:
         print_json({"file": str(file)} | _told(copied))
         return
     print_fields({"file": file} | _shown(copied))
-    say(f"It opens with {_names(copied)} and the pepper: keep copies of them apart from it.")
+    say(f"It opens with {_names(copied)} and the pepper: keep copies of them, and of ca/, apart from it.")
 
 
 @restore_app.command("restore")

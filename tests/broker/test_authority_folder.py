@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from broker.authority import AuthorityChoices, AuthorityWatch, check_issuers, open_authority, parse_blocked
+from broker.authority import AuthorityChoices, AuthorityWatch, open_authority, parse_blocked
 from broker.cli import app
 from broker.cli.output import Failed
 from broker.crl_files import CrlFiles
@@ -69,9 +69,13 @@ def test_a_start_is_refused_where_others_may_read_a_key(tmp_path: Path) -> None:
 
 def test_a_start_is_refused_where_an_issuer_of_the_ledger_is_not_there(tmp_path: Path) -> None:
     authority = open_authority(CHOICES, tmp_path / "ca", START)
-    check_issuers(authority, [authority.issuers[0].id], tmp_path / "ca")
+    known = [authority.issuers[0].id]
+    assert open_authority(CHOICES, tmp_path / "ca", START, known).issuers[0].id == known[0]
     with pytest.raises(Unusable, match="put back"):
-        check_issuers(authority, ["ab" * 20], tmp_path / "ca")
+        open_authority(CHOICES, tmp_path / "ca", START, [*known, "ab" * 20])
+    with pytest.raises(Unusable, match="put back"):
+        open_authority(CHOICES, tmp_path / "lost", START, known)
+    assert not (tmp_path / "lost").exists()  # nothing stands where the folder has to be put back
 
 
 async def test_an_issuer_gets_its_successor_before_it_is_too_late(tmp_path: Path) -> None:

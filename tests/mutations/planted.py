@@ -55,7 +55,7 @@ MUTATIONS = (
         "no offer before the credential works at the device broker (2)",
         "provisioner/service.py",
         "credential, password, now, patience) is None:\n"
-        "            raise self._wait_for_install(request)\n"
+        "            raise self._wait_for_install(credential)\n"
         "        return offer\n",
         "credential, password, now, patience) is None:\n            return offer\n        return offer\n",
         (
