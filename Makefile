@@ -25,7 +25,7 @@ setup: $(STAMP) system-packages npm-packages ## create .venv from the lock file 
 # RUNLEVEL=1: none of them shall start a service of its own.
 system-packages:
 	@missing=; \
-	for pair in mosquitto:mosquitto mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin \
+	for pair in mosquitto:mosquitto mosquitto_rr:mosquitto-clients openssl:openssl certtool:gnutls-bin curl:curl softhsm2-util:softhsm2 \
 	  jq:jq shellcheck:shellcheck gcc:gcc g++:g++ node:nodejs npm:npm rabbitmq-server:rabbitmq-server; do \
 	  PATH=$$PATH:/usr/sbin command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
 	for pair in mosquitto.h:libmosquitto-dev mbedtls/gcm.h:libmbedtls-dev jsmn.h:libjsmn-dev; do \

@@ -23,6 +23,7 @@ from certs.errors import UnusableAuthority
 from certs.keys import P256, algorithm_of
 from certs.keystore import Keystore, load_passphrase
 from certs.profile import Purpose
+from certs.token import TokenKey
 from provisioner.certification import DAY, CertificateRules, Certification
 from provisioner.journal import line_of
 from provisioner.model import Line, Millis
@@ -101,7 +102,8 @@ class AuthorityWatch:
     """The authority while the program runs: read again when somebody says so, rotated before it is too late.
 
     An issuer of which two thirds are over gets its successor, if the root's key is here: certificates that a device
-    gets would end earlier and earlier, and at last there would be none. Without that key it is told in the log, daily.
+    gets would end earlier and earlier, and at last there would be none. Without that key it is told in the log, daily,
+    and so is an issuer whose key is in a token: a successor's has to be made there.
     """
 
     def __init__(self, choices: AuthorityChoices, folder: Path, certification: Certification, record: Record) -> None:
@@ -143,7 +145,7 @@ class AuthorityWatch:
         if not ours or now < ours[-1].not_before + (ours[-1].not_after - ours[-1].not_before) * 2 // 3:
             return
         newest = ours[-1]
-        if not (self._keystore.folder / "root.key").exists():
+        if not (self._keystore.folder / "root.key").exists() or isinstance(newest.key, TokenKey):
             _log.warning("an issuer ends soon", purpose=str(purpose), id=newest.id[:16], ends=iso(newest.not_after))
             return
         try:

@@ -4,6 +4,7 @@
     keys/vault-1     key-encryption key of epoch 1, 32 bytes in hex; the newest epoch seals, each opens its own
     ca/              the certificate authority: `certs.keystore` tells its files
     keys/pepper      what fingerprints in the ledger are keyed with (unless keys are kept elsewhere: `keyring.py`)
+    server.pem       certificate and key of our own listeners, where no file is named for them
     provision-login  the first provision login: user and password, a line each
     admin-token      the first operator token
     run.json         while a server runs: its process id and where it listens

@@ -13,7 +13,8 @@
    written under another name, synced, linked, and the folder is synced. A key is there before its certificate, so a
    crash leaves at most a key that nothing names; the next issuer passes over its number.
 3. An issuer without key (it was destroyed) still has its certificates trusted, and signs nothing.
-4. What is loaded is checked as if it came from a stranger: the folder may have been edited.
+4. A key file may hold the URI of a key in a token instead (`token`): then the key never is on the disk.
+5. What is loaded is checked as if it came from a stranger: the folder may have been edited.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from certs.errors import UnusableAuthority
 from certs.hierarchy import YEAR, Signer, check_path, check_validity, create_issuer, create_root
 from certs.keys import P256, PrivateKey, generate, spki_of
 from certs.profile import Millis, Purpose
+from certs.token import SCHEME, TokenKey, open_key
 
 MAX_FILE = 64 * 1024
 """Bytes of a certificate or key file."""
@@ -104,15 +106,19 @@ class Keystore:
         validity: Millis = YEAR,
         excluded_hosts: Sequence[str] = (),
         permitted: Sequence[str] = (),
+        key: PrivateKey | None = None,
     ) -> Issuer:
-        """Make an issuer, the first or the next; needs the root's key. Those before it stay (`authority`, rule 4)."""
+        """Make an issuer, the first or the next; needs the root's key. Those before it stay (`authority`, rule 4).
+
+        `key` is the issuer's; None: a new one.
+        """
         root = Signer(self.load_root(), self.load_key("root.key"))
         _check_pair(root.certificate, root.key, self.folder / "root.key")
         made = create_issuer(
             root,
             label,
             purpose,
-            generate(algorithm),
+            key or generate(algorithm),
             now,
             entropy,
             validity=validity,
@@ -164,6 +170,8 @@ class Keystore:
         return sorted(((Purpose(purpose), int(number)) for purpose, number in found), key=lambda one: one[1])
 
     def _key_pem(self, key: PrivateKey) -> bytes:
+        if isinstance(key, TokenKey):
+            return key.uri.encode("utf-8")
         encryption = NoEncryption() if self._passphrase is None else BestAvailableEncryption(self._passphrase)
         return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
 
@@ -217,8 +225,10 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
-    """A private key in PEM that nobody else may read; raises `UnusableAuthority`."""
+    """A private key, in PEM or by the URI of a token, that nobody else may read; raises `UnusableAuthority`."""
     contents = _contents(path, secret=True)
+    if contents.startswith(SCHEME.encode()):
+        return open_key(contents.decode("utf-8", "replace").strip(), load_passphrase)
     try:
         key = load_pem_private_key(contents, passphrase)
     except TypeError:

@@ -102,7 +102,9 @@ def import_issuer(
     chain: Annotated[
         Path, typer.Argument(metavar="CHAIN", help="PEM file: the issuer's certificate first, up to the root.")
     ],
-    key: Annotated[Path, typer.Argument(metavar="KEY", help="PEM file with the issuer's key, mode 0600.")],
+    key: Annotated[
+        Path, typer.Argument(metavar="KEY", help="File with the issuer's key, PEM or a token's URI, mode 0600.")
+    ],
     *,
     purpose: For = Purpose.DEVICES,
     key_passphrase_file: Annotated[
@@ -135,6 +137,10 @@ def rotate(
     *,
     purpose: For = Purpose.DEVICES,
     algorithm: Kind = Algorithm.P256,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with its key, PEM or a token's URI, mode 0600; else a new key."),
+    ] = None,
 ) -> None:
     """Make the next issuer, which signs from now on; what the former one signed counts until it ends.
 
@@ -143,10 +149,17 @@ def rotate(
     from broker.authority import label_of  # noqa: PLC0415  # --help does not wait for it
     from broker.parts import now  # noqa: PLC0415  # as above
     from certs import profile  # noqa: PLC0415  # as above
+    from certs.keystore import load_key  # noqa: PLC0415  # as above
 
     with _folder(ctx) as (directory, keystore):
+        given = None if key is None else load_key(key)
         issuer = keystore.add_issuer(
-            label_of(keystore), profile.Purpose(purpose.value), now(), os.urandom, algorithm=algorithm.value
+            label_of(keystore),
+            profile.Purpose(purpose.value),
+            now(),
+            os.urandom,
+            algorithm=algorithm.value,
+            key=given,
         )
     say(f"The issuer {issuer.id[:16]} signs for {purpose} until {moment(issuer.not_after)}.")
     _tell(directory)
