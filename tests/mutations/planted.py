@@ -325,8 +325,8 @@ MUTATIONS = (
         "an account uses its own policies and those above",
         "provisioner/policies.py",
         "        usable = await self._accounts.above(account_id)\n",
-        "        usable = (*await self._accounts.above(account_id),"
-        " *[x.account_id for x in await self._ledger.find()])\n",
+        "        usable = [*await self._accounts.above(account_id)]\n"
+        "        usable += [one.account_id for one in await self._ledger.find()]\n",
         ("tests/broker/http/test_policy_routes.py::test_an_account_uses_its_policies_and_those_above",),
     ),
     Mutation(
