@@ -22,7 +22,7 @@ from tests.e2e.independent import IndependentDevice
 from tests.proof.scale import record, rounds
 
 THERE = rounds(quick=2_000, ci=10_000, soak=10_000)
-DEVICES = rounds(quick=40, ci=400, soak=2_000)
+DEVICES = rounds(quick=40, ci=150, soak=2_000)
 STALL = 0.5
 """Seconds: the target's bound of others' p99."""
 MOST_CLAIMS = 8

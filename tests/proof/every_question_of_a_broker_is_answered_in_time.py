@@ -19,7 +19,7 @@ from tests.broker.devicebrokers.mosquitto import free_port
 from tests.e2e.program import Program, Site
 from tests.proof.scale import record, rounds
 
-QUESTIONS = rounds(quick=300, ci=10_000, soak=200_000)
+QUESTIONS = rounds(quick=300, ci=3_000, soak=200_000)
 MEDIAN, P99 = 5.0, 25.0
 """Milliseconds above what a refusal at the door takes; the 99th percentile tells of tests that run beside, too."""
 CPU = 5.0
