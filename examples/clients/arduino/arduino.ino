@@ -125,10 +125,11 @@ static bool connectAs(const struct provision_credential &credential) {
   String where = url.substring(tls ? 8 : 7);
   int colon = where.lastIndexOf(':'), port = colon < 0 ? (tls ? 8883 : 1883) : where.substring(colon + 1).toInt();
   String name = colon < 0 ? where : where.substring(0, colon);
-  String hello = String(credential.account) + "/" + credential.client_id + "/hello";
+  String hello;
+  for (const char *at = credential.publish; *at; at++) hello += *at == '#' || *at == '+' ? String("hello") : String(*at);
   return dialAs(name.c_str(), port, tls ? credential.ca : nullptr, credential.client_id, credential.username,
                 credential.password) &&
-         mqtt.publish(hello.c_str(), "hello", 5, false, 1);
+         (hello == "" || mqtt.publish(hello.c_str(), "hello", 5, false, 1));
 }
 
 static void logIn(void *, const struct provision_credential *credential) {

@@ -184,6 +184,13 @@ static int published;
 static void on_login(struct mosquitto *m, void *caller, int code) { (void)m, (void)caller; answer = code; }
 static void on_publish(struct mosquitto *m, void *caller, int id) { (void)m, (void)caller, (void)id; published = 1; }
 
+static void hello_topic(const char *filter, char *topic, size_t capacity) { /* "hello" in place of each wildcard */
+  size_t length = 0;
+  for (; *filter && length + 6 < capacity; filter++)
+    length += (size_t)snprintf(topic + length, capacity - length, *filter == '#' || *filter == '+' ? "hello" : "%c", *filter);
+  topic[length] = 0;
+}
+
 static enum provision_login log_in(const struct provision_credential *credential) {
   char host[256], topic[300];
   int secure = !strncmp(credential->url, "mqtts://", 8), port = secure ? 8883 : 1883;
@@ -206,8 +213,9 @@ static enum provision_login log_in(const struct provision_credential *credential
   bad = bad || mosquitto_connect(session, host, port, 60);
   uint32_t end = now_ms() + 10000;
   while (!bad && answer < 0 && (int32_t)(now_ms() - end) < 0) bad = mosquitto_loop(session, 100, 1);
-  snprintf(topic, sizeof topic, "%s/%s/hello", credential->account, credential->client_id);
-  bad = answer || mosquitto_publish(session, NULL, topic, 5, "hello", 1, false);
+  hello_topic(credential->publish, topic, sizeof topic);
+  published = answer == 0 && !*topic; /* it may not publish: that it is in will do */
+  bad = answer || published || mosquitto_publish(session, NULL, topic, 5, "hello", 1, false);
   while (!bad && !published && (int32_t)(now_ms() - end) < 0) bad = mosquitto_loop(session, 100, 1);
   mosquitto_disconnect(session);
   mosquitto_destroy(session);

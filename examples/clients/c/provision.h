@@ -38,6 +38,7 @@ struct provision_factory { /* what the factory wrote; the texts outlive the mach
 
 struct provision_credential { /* what an offer says, as texts that end with 0 */
   char request_id[65], client_id[129], username[256], password[129], url[256], account[129], ca[PROVISION_CA];
+  char publish[256]; /* the first topic filter it may publish to, "" for none */
   uint32_t generation;
 };
 
@@ -207,8 +208,7 @@ static int prov_hex(const char *at, unsigned *value) { /* four digits; the parse
 }
 
 /* A string without its escapes. ASCII escapes only: no text that we use needs others. False if absent, no string, or too long. */
-static int prov_string(const struct prov_json *json, int object, const char *key, char *out, size_t capacity) {
-  int at = prov_find(json, object, key);
+static int prov_text_at(const struct prov_json *json, int at, char *out, size_t capacity) {
   if (!at || json->token[at].type != JSMN_STRING) return 0;
   size_t length = 0;
   for (int i = json->token[at].start; i < json->token[at].end; i++) {
@@ -232,6 +232,10 @@ static int prov_string(const struct prov_json *json, int object, const char *key
   }
   out[length] = 0;
   return 1;
+}
+
+static int prov_string(const struct prov_json *json, int object, const char *key, char *out, size_t capacity) {
+  return prov_text_at(json, prov_find(json, object, key), out, capacity);
 }
 
 static int prov_number(const struct prov_json *json, int object, const char *key, uint32_t *value) {
@@ -460,7 +464,11 @@ static int prov_read_offer(struct provision *p, const char *text, size_t length,
   char word[16];
   if (!prov_parse(&json, text, length)) return 0;
   int credentials = prov_find(&json, 0, "credentials"), broker = prov_find(&json, 0, "broker");
+  int topics = prov_find(&json, 0, "topics"), publish = topics ? prov_find(&json, topics, "publish") : 0;
   memset(c, 0, sizeof *c);
+  if (publish && json.token[publish].type == JSMN_ARRAY && json.token[publish].size &&
+      !prov_text_at(&json, publish + 1, c->publish, sizeof c->publish))
+    return 0;
   if (prov_find(&json, broker, "ca") && broker && !prov_string(&json, broker, "ca", c->ca, sizeof c->ca)) return 0;
   return credentials && broker && prov_string(&json, 0, "reason", word, sizeof word) && !strcmp(word, "offer") &&
          prov_string(&json, credentials, "type", word, sizeof word) && !strcmp(word, "password") &&

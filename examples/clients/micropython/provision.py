@@ -296,6 +296,7 @@ def is_offer(body, device, request_id):
             and all([isinstance(credential[key], str) and credential[key] for key in ("username", "password")])
             and isinstance(body["generation"], int)
             and body["broker"]["url"].split("://")[0] in ("mqtt", "mqtts")
+            and isinstance(body["topics"]["publish"], list)
         )
     except (KeyError, TypeError, AttributeError):
         return False
@@ -324,7 +325,8 @@ def log_in(body):
     login = {"user": credential["username"], "password": credential["password"], "keepalive": 60}
     client = MQTTClient(credential["clientId"], host, int(port), ssl=tls(broker.get("ca")), **login)
     client.connect()
-    client.publish("{}/{}/hello".format(broker["account"], credential["clientId"]), "hello")
+    for may in body["topics"]["publish"][:1]:
+        client.publish(may.replace("#", "hello").replace("+", "hello"), "hello")
     client.disconnect()
 
 

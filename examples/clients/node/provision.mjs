@@ -237,16 +237,18 @@ function isOffer (body, device, requestId) {
     body.requestId === requestId && body.reason === 'offer' && Number.isInteger(body.generation) &&
     credential.type === 'password' && credential.clientId === device.clientId &&
     [credential.username, credential.password].every((text) => typeof text === 'string' && text) &&
-    /^mqtts?:\/\//.test(body.broker.url)
+    /^mqtts?:\/\//.test(body.broker.url) && Array.isArray(body.topics?.publish)
 }
 
 // --- the new identity
 
-async function logIn ({ credentials, broker }) { // connect to the device broker and say hello
+async function logIn ({ credentials, broker, topics }) { // connect to the device broker and say hello
   const { clientId, username, password } = credentials
   const client = await connect(broker.url, { clientId, username, password }, broker.ca)
   try {
-    await client.publishAsync(`${broker.account}/${clientId}/hello`, 'hello', { qos: 1 })
+    for (const may of topics.publish.slice(0, 1)) {
+      await client.publishAsync(may.replace(/[#+]/g, 'hello'), 'hello', { qos: 1 })
+    }
   } finally {
     client.end(true)
   }

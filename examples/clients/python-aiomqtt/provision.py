@@ -271,6 +271,7 @@ def is_offer(body: object, device: dict, request_id: str) -> bool:
             and all(isinstance(credential[key], str) and credential[key] for key in ("username", "password"))
             and isinstance(body["generation"], int)
             and urlsplit(body["broker"]["url"]).scheme in ("mqtt", "mqtts")
+            and isinstance(body["topics"]["publish"], list)
         )
     except (KeyError, TypeError, ValueError):
         return False
@@ -288,8 +289,8 @@ async def log_in(body: dict) -> None:
     port = url.port or (8883 if secure else 1883)
     identity = {"identifier": credential["clientId"], **login, "tls_context": tls, "socket_options": NO_DELAY}
     async with aiomqtt.Client(url.hostname, port, **identity) as client:
-        hello = f"{body['broker']['account']}/{credential['clientId']}/hello"
-        await client.publish(hello, "hello", qos=1)
+        for may in body["topics"]["publish"][:1]:
+            await client.publish(may.replace("#", "hello").replace("+", "hello"), "hello", qos=1)
 
 
 async def try_login(body: dict, times: dict) -> bool:

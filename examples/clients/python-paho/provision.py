@@ -295,6 +295,7 @@ def is_offer(body, device, request_id):
             and all(isinstance(credential[key], str) and credential[key] for key in ("username", "password"))
             and isinstance(body["generation"], int)
             and urlsplit(body["broker"]["url"]).scheme in ("mqtt", "mqtts")
+            and isinstance(body["topics"]["publish"], list)
         )
     except (KeyError, TypeError, ValueError):
         return False
@@ -311,7 +312,8 @@ def log_in(body):
     login = credential["clientId"], credential["username"], credential["password"]
     link = Link(url.hostname, url.port or (8883 if secure else 1883), *login, ca=ca, secure=secure)
     try:
-        link.publish(f"{body['broker']['account']}/{credential['clientId']}/hello", "hello")
+        for may in body["topics"]["publish"][:1]:
+            link.publish(may.replace("#", "hello").replace("+", "hello"), "hello")
     finally:
         link.close()
 

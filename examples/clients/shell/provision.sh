@@ -163,7 +163,8 @@ exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until OFFER or REPLY en
 is_offer() { # REQUEST: whether OFFER is one for us
   jq -e --arg r "$1" --arg c "$CLIENT" '.requestId == $r and .reason == "offer" and .credentials.type == "password"
     and .credentials.clientId == $c and (.credentials.username | length) > 0 and (.credentials.password | length) > 0
-    and (.generation | type) == "number" and (.broker.url | test("^mqtts?://"))' <<<"$OFFER" >/dev/null 2>&1
+    and (.generation | type) == "number" and (.broker.url | test("^mqtts?://"))
+    and (.topics.publish | length) > 0' <<<"$OFFER" >/dev/null 2>&1
 }
 
 # --- the new identity -------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ log_in() { # connect to the device broker and say hello: 0 in, 1 away, 2 refused
   login "$CLIENT" "$(jq -r .credentials.username <<<"$CREDENTIAL")" "$(jq -r .credentials.password <<<"$CREDENTIAL")"
   code=0
   mosquitto_pub -V 311 -h "$host" -p "$port" "${tls[@]}" -q 1 -m hello \
-    -t "$(jq -r .broker.account <<<"$CREDENTIAL")/$CLIENT/hello" 2>/dev/null || code=$?
+    -t "$(jq -r '.topics.publish[0] | gsub("[#+]"; "hello")' <<<"$CREDENTIAL")" 2>/dev/null || code=$?
   case $code in 0) return 0 ;; 2 | 4 | 5) return 2 ;; *) return 1 ;; esac # 2, 4, 5: what CONNACK said
 }
 try_login() { # 1 only when the device broker itself said no three times

@@ -13,6 +13,7 @@ class String : public std::string {
  public:
   String() {}
   String(const char *text) : std::string(text) {}
+  explicit String(char sign) : std::string(1, sign) {}
   String(const std::string &text) : std::string(text) {}
   bool startsWith(const String &other) const { return rfind(other, 0) == 0; }
   String substring(size_t from) const { return substr(from); }
