@@ -117,13 +117,14 @@ message() { # TOPIC REQUEST NONCE [GENERATION RESULT]: what to send
 random() { # 0 … 1, six digits
   printf '0.%06d' $((16#$(openssl rand -hex 3) * 1000000 / 16777216))
 }
-# mosquitto_rr subscribes, waits for SUBACK, publishes, and prints the first message that comes back.
+# mosquitto_rr subscribes, waits for SUBACK, publishes, and prints the first message that comes back. Its time runs from the
+# start: a second more for connecting.
 ask() { # TOPIC REQUEST NONCE [GENERATION RESULT]: print the reply, nothing if there was none
   local tls=()
   [ -z "$CA" ] || tls=(--cafile "$CA")
   login "$CLIENT" "$USER_NAME" "$(factory .password)"
   printf -- '-m %s\n' "$(message "$@")" >>login/mosquitto_rr # mosquitto_rr 2.0 sends nothing for -f and -s
-  mosquitto_rr -V 311 -h "$HOST" -p "$PORT" "${tls[@]}" -q 1 -W "${REPLY_TIME%.*}" -t "$ROOT/$1" -e "$ROOT/reply" 2>/dev/null || true
+  mosquitto_rr -V 311 -h "$HOST" -p "$PORT" "${tls[@]}" -q 1 -W $((${REPLY_TIME%.*} + 1)) -t "$ROOT/$1" -e "$ROOT/reply" 2>/dev/null || true
 }
 
 exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until OFFER or REPLY ends it; 4: superseded
