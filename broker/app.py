@@ -204,6 +204,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
         lambda: endpoint.counters.open,
         lambda: all(watch.is_there for watch in watches),
         None if bridge is None else lambda: bridge.is_serving,
+        dict if bridge is None else lambda: bridge.counters.told,
     )
     async with AsyncExitStack() as stack:
         sinks = _sinks(settings)

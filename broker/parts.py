@@ -96,13 +96,14 @@ class Choices:
 class Figures:
     """Where `/metrics` and `/readyz` look: claims by reason, connections open now, whether the device broker is up.
 
-    `bridge`: whether it serves; None: there is none.
+    `bridge`: whether it serves, None where there is none; `bridge_counts`: what came to it, by event.
     """
 
     claims: Callable[[], Mapping[str, int]] = dict
     connections: Callable[[], int] = int
     device_broker: Callable[[], bool] = bool
     bridge: Callable[[], bool] | None = None
+    bridge_counts: Callable[[], Mapping[str, int]] = dict
 
 
 class Deliveries:
@@ -164,7 +165,7 @@ class Parts:
             self.doors,
             now,
             readiness,
-            registry(figures.claims, figures.connections),
+            registry(figures.claims, figures.connections, figures.bridge_counts),
         )
 
     def trusted(self, now: Millis) -> str:

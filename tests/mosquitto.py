@@ -72,6 +72,11 @@ class Mosquitto:
         assert self._process
         self._process.send_signal(signal.SIGHUP)
 
+    def freeze(self) -> None:
+        """Let it take nothing and say nothing any more, with its connections open; `kill` ends that."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         """End it without a chance to tidy up."""
         self._end(signal.SIGKILL)

@@ -13,22 +13,39 @@ from prometheus_client.registry import Collector
 
 
 class _Figures(Collector):
-    def __init__(self, claims: Callable[[], Mapping[str, int]], connections: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        claims: Callable[[], Mapping[str, int]],
+        connections: Callable[[], int],
+        bridge: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._claims = claims
         self._connections = connections
+        self._bridge = bridge
 
     def collect(self) -> Iterator[Metric]:
         claims = CounterMetricFamily("provisioner_claims", "Claims answered, by reason.", labels=("reason",))
         for reason, count in sorted(self._claims().items()):
             claims.add_metric((reason,), count)
         yield claims
+        bridge = CounterMetricFamily("provisioner_bridge", "What came to the bridge, by event.", labels=("event",))
+        for event, count in self._bridge().items():
+            bridge.add_metric((event,), count)
+        yield bridge
         yield GaugeMetricFamily(
             "provisioner_connections", "Provisioning connections open now.", value=self._connections()
         )
 
 
-def registry(claims: Callable[[], Mapping[str, int]], connections: Callable[[], int]) -> CollectorRegistry:
-    """Registry of `provisioner_claims_total{reason}` and `provisioner_connections`; not the global one."""
+def registry(
+    claims: Callable[[], Mapping[str, int]],
+    connections: Callable[[], int],
+    bridge: Callable[[], Mapping[str, int]] = dict,
+) -> CollectorRegistry:
+    """Registry of `provisioner_claims_total{reason}`, `provisioner_connections` and `provisioner_bridge_total{event}`.
+
+    Not the global one.
+    """
     made = CollectorRegistry()
-    made.register(_Figures(claims, connections))
+    made.register(_Figures(claims, connections, bridge))
     return made

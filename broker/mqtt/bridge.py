@@ -6,7 +6,8 @@
 2. The broker hides addresses and TLS: claims come from the source `bridge` on connection 0, where plain and keyless
    ones are refused, and wrong keys are limited by client id and in all.
 3. At most `in_work` messages are being answered or wait for their reply's PUBACK. What comes meanwhile is not
-   acknowledged and stays with the broker; only QoS 0 messages, which it does not keep, may be dropped (`dropped`).
+   acknowledged, so the rest stays with the broker. What a broker sends all the same (QoS 0, and Mosquitto 2.0 more than
+   the Receive Maximum once the first PUBACKs are there) waits here; above `waiting` it is dropped, and counted.
 4. Replies are QoS 1, never retained, and outlive 60 s nowhere. What was not acknowledged when a connection broke is
    sent again on the next one: a device repeats its claim anyhow, this saves it the wait.
 5. A retained message is answered by clearing its topic: nobody is there who sent it.
@@ -36,6 +37,7 @@ EXPIRY: Final = 60
 """Seconds a reply may wait at the broker (MQTT 5)."""
 _REFUSED: Final = 0x80
 _KINDS: Final = ("request", "ack")
+_MOST_CLEARED: Final = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +51,7 @@ class BridgeLimits:
 
     in_work: int = 1_000
     waiting: int = 4_096
-    """Messages that wait for a place; QoS 1 ones are fewer, as the broker holds them back (rule 3)."""
+    """Messages that wait for a place; more than the broker may have under way, and than Mosquitto queues."""
     shortest_pause: float = 0.2
     longest_pause: float = 5.0
     """Between two connections: doubled with each in vain, and a share of it by chance."""
@@ -71,6 +73,18 @@ class BridgeCounters:
     """Messages on topics of ours with a name outside the grammar."""
     refused: Counter[int] = field(default_factory=Counter)
     """Replies the broker did not take, by its reason code."""
+
+    @property
+    def told(self) -> dict[str, int]:
+        """By event, for metrics."""
+        return {
+            "connected": self.connections,
+            "received": self.messages,
+            "dropped": self.dropped,
+            "retained": self.retained,
+            "foreign": self.foreign,
+            "reply-refused": self.refused.total(),
+        }
 
 
 class _Leaks(Exception):
@@ -118,6 +132,7 @@ class Bridge:
         self._idle.set()
         self._tried = asyncio.Event()
         self._told = ""
+        self._ending = False
         self._keeper: asyncio.Task[None] | None = None
         self._clock = asyncio.get_running_loop().time
         self.counters = BridgeCounters()
@@ -126,6 +141,11 @@ class Bridge:
     def is_serving(self) -> bool:
         """Whether messages are answered now."""
         return self._upstream is not None
+
+    @property
+    def unacknowledged(self) -> int:
+        """Replies that no broker has taken yet."""
+        return len(self._unsent) + (0 if self._upstream is None else len(self._upstream.unacknowledged))
 
     async def start(self, patience: float) -> None:
         """Begin; returns when the first attempt is over, at the latest after `patience` seconds."""
@@ -136,15 +156,19 @@ class Bridge:
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109  what is late is cut off, no exception
         """Take nothing more, answer what is in work, at most `timeout` seconds, then disconnect."""
+        self._ending = True
         with suppress(TimeoutError, Away):  # who is not answered repeats its claim
             async with asyncio.timeout(timeout):
                 if self._upstream is not None:
                     await self._upstream.unsubscribe_from(self._filters)
                     await self._idle.wait()
-        tasks = [*self._tasks, *(() if self._keeper is None else (self._keeper,))]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._waiting.clear()
+        # The connection first, so that nothing more can be begun.
+        for tasks in ([self._keeper] if self._keeper else [], self._tasks):
+            ending = list(tasks)
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     # The connection.
 
@@ -152,20 +176,20 @@ class Bridge:
         """Connect and serve, again and again, until cancelled."""
         limits = self._limits
         pause = limits.shortest_pause
-        while True:
+        while not self._ending:
             began = self._clock()
             try:
                 await self._connect()
             except Away as error:
                 self._tell(str(error))
+                if self._clock() - began >= limits.steady:
+                    pause = limits.shortest_pause
             except _Leaks as error:
                 pause = limits.again
                 self._tell_leaks(error.args)
             except Exception:
                 log.exception("the bridge failed")
             self._tried.set()
-            if self._clock() - began >= limits.steady:
-                pause = limits.shortest_pause
             # By chance a share of it: workers that lost one broker do not come back together.
             await asyncio.sleep(pause * (1 + int.from_bytes(self._entropy(4)) / 2**32) / 2)
             pause = min(limits.longest_pause, pause * 2)
@@ -223,6 +247,7 @@ class Bridge:
             self._waiting.append((upstream, message, address))
         else:
             self.counters.dropped += 1
+            upstream.take(message)  # what is never acknowledged would narrow the broker's window for good
 
     def _address(self, message: Received) -> Address | None:
         """Whose message it is; None: nobody's who could be answered."""
@@ -236,11 +261,13 @@ class Bridge:
 
     def _begin(self, upstream: Upstream, message: Received, address: Address) -> None:
         upstream.take(message)
-        if message.topic in self._cleared and not message.payload:
-            self._cleared.discard(message.topic)  # our own, back from the broker
+        if not message.payload and (message.retain or message.topic in self._cleared):
+            self._cleared.discard(message.topic)  # a topic being cleared, by us or by another worker
             return
         if message.retain:
             self.counters.retained += 1
+            if len(self._cleared) >= _MOST_CLEARED:  # a broker that does not bring them back
+                self._cleared.clear()
             self._cleared.add(message.topic)
             self._send(Letter(message.topic, b"", self._clock() + EXPIRY, retain=True))
             return

@@ -71,6 +71,9 @@ def test_set_up_examined_and_served_as_the_readme_says(beside: tuple[Program, Mo
         program, "device", "claim", "dev-1", "--key-file", f"{program.data}/k", "--endpoint", f"127.0.0.1:{broker.port}"
     )
     assert claimed.returncode == 0, claimed.stderr
+    headers = {"Authorization": f"Bearer {program.token}"}
+    metrics = httpx2.get(f"{program.http}/metrics", headers=headers, trust_env=False).text
+    assert 'provisioner_bridge_total{event="received"} 2.0' in metrics
     program.secrets.add((program.data / "k").read_text().strip())
     (program.data / "k").unlink()
 

@@ -16,7 +16,7 @@ from broker.beside.setup import Login
 from broker.mqtt.bridge import Bridge, BridgeLimits
 from broker.mqtt.interface import Answer, Inbound, LoginVerdict
 from broker.mqtt.topics import Topics
-from broker.mqtt.upstream import Site
+from broker.mqtt.upstream import MAX_RECEIVED, Site
 from tests.e2e.packets import Session
 from tests.mosquitto import BRIDGE, Mosquitto, shipped
 
@@ -149,15 +149,16 @@ async def test_what_exceeds_the_work_at_once_waits_at_the_broker_and_is_not_drop
     echo = Echo()
     echo.gate.clear()
     async with (
-        bridged(mosquitto, echo, BridgeLimits(in_work=4, waiting=300)) as bridge,
+        bridged(mosquitto, echo, BridgeLimits(in_work=4)) as bridge,
         await device(mosquitto, "dev-1") as session,
     ):
-        for number in range(200):
+        for number in range(500):
             await session.publish("prov/v1/factory/dev-1/request", b"%d" % number, 1)
         await echo.until(4)
         assert len(echo.seen) == 4
+        assert bridge.counters.messages <= 4 + MAX_RECEIVED, "the others are not acknowledged, so not even sent"
         echo.gate.set()
-        assert [int((await session.message()).payload) for _ in range(200)] == list(range(200))
+        assert [int((await session.message()).payload) for _ in range(500)] == list(range(500))
         assert bridge.counters.dropped == 0
 
 
@@ -197,6 +198,31 @@ async def test_a_killed_broker_loses_no_reply(mosquitto: Mosquitto) -> None:
         assert bridge.counters.connections == 2
 
 
+async def test_a_reply_that_no_broker_acknowledged_is_sent_again(mosquitto: Mosquitto) -> None:
+    echo = Echo()
+    echo.gate.clear()
+    # Long enough apart that the device is there before the bridge is.
+    async with bridged(mosquitto, echo, BridgeLimits(shortest_pause=2.0, steady=60.0)) as bridge:
+        async with await device(mosquitto, "dev-1") as session:
+            await session.publish("prov/v1/factory/dev-1/request", b"asked", 1)
+            await echo.until(1)
+            mosquitto.freeze()
+            echo.gate.set()
+            await until_sent(bridge)
+            mosquitto.kill()
+            await session.ended()
+        mosquitto.start()
+        async with await device(mosquitto, "dev-1") as session:
+            assert (await session.message()).payload == b"asked"
+
+
+async def until_sent(bridge: Bridge) -> None:
+    """The reply is on its way, and nobody will acknowledge it."""
+    async with asyncio.timeout(PATIENCE):
+        while not bridge.unacknowledged:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0)
+
+
 async def test_workers_of_one_name_share_the_messages(mosquitto: Mosquitto) -> None:
     first, second = Echo(), Echo()
     async with (
@@ -210,6 +236,26 @@ async def test_workers_of_one_name_share_the_messages(mosquitto: Mosquitto) -> N
         assert sorted(answered) == list(range(40))
         assert first.seen
         assert second.seen
+
+
+async def test_workers_of_one_name_do_not_clear_a_topic_for_ever(mosquitto: Mosquitto) -> None:
+    async with (
+        bridged(mosquitto, Echo(), share="line") as first,
+        bridged(mosquitto, Echo(), share="line") as second,
+        bridged(mosquitto, Echo(), share="line") as third,
+        await device(mosquitto, "dev-1", 5) as session,
+    ):
+        for number in range(6):
+            await session.publish("prov/v1/factory/dev-1/request", b"left", 1, retain=True)
+            await session.publish("prov/v1/factory/dev-1/request", b"%d" % number, 1)
+            assert (await session.message()).payload == b"%d" % number
+        async with asyncio.timeout(PATIENCE):
+            while await retained(mosquitto):  # the last clearing is another worker's, and may be on its way
+                pass
+        workers = (first, second, third)
+        assert sum(one.counters.retained for one in workers) == 6
+        # Each retained message, each live one, and at most one empty echo for each clearing.
+        assert sum(one.counters.messages for one in workers) <= 18
 
 
 async def test_draining_answers_what_is_in_work(mosquitto: Mosquitto) -> None:
