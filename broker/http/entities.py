@@ -37,10 +37,20 @@ JOB_TYPE = "device_provision_v3"
 """Everyware's name for the job behind a provision request."""
 
 
+def _absent_rather_than_null(schema: dict[str, Any]) -> None:
+    """What may be null is left out then (rule 2), so the description must not promise it."""
+    nullable = {
+        name for name, told in schema.get("properties", {}).items() if {"type": "null"} in told.get("anyOf", ())
+    }
+    schema["required"] = [name for name in schema.get("required", ()) if name not in nullable]
+
+
 class Entity(BaseModel):
     """Something the API shows."""
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, populate_by_name=True, json_schema_extra=_absent_rather_than_null
+    )
 
 
 class ProvisionJob(Entity):
