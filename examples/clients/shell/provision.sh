@@ -124,7 +124,8 @@ ask() { # TOPIC REQUEST NONCE [GENERATION RESULT]: print the reply, nothing if t
   [ -z "$CA" ] || tls=(--cafile "$CA")
   login "$CLIENT" "$USER_NAME" "$(factory .password)"
   printf -- '-m %s\n' "$(message "$@")" >>login/mosquitto_rr # mosquitto_rr 2.0 sends nothing for -f and -s
-  mosquitto_rr -V 311 -h "$HOST" -p "$PORT" "${tls[@]}" -q 1 -W $((${REPLY_TIME%.*} + 1)) -t "$ROOT/$1" -e "$ROOT/reply" 2>/dev/null || true
+  mosquitto_rr -V 311 -h "$HOST" -p "$PORT" "${tls[@]}" -q 1 -W $((${REPLY_TIME%.*} + 1)) \
+    -t "$ROOT/$1" -e "$ROOT/reply" 2>/dev/null || true
 }
 
 exchange() { # TOPIC REQUEST [GENERATION RESULT]: repeat until OFFER or REPLY ends it; 4: superseded
