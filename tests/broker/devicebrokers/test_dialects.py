@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.devicebrokers.dialects import DIALECTS
@@ -338,6 +338,7 @@ FIELDS = (
 )  # fmt: skip
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(sorted(RECORDED)), st.dictionaries(st.sampled_from(FIELDS), json_values))
 async def test_no_body_makes_it_stumble(name: str, body: dict[str, Any]) -> None:
     broker = Broker(name)
