@@ -46,6 +46,7 @@ from provisioner.terms import (
     check_confirm_time,
     check_device_broker,
     check_kind,
+    check_loose,
     check_mac,
     check_secure,
     check_tight,
@@ -210,6 +211,7 @@ class Creation(Desk):
         broker = self._brokers.get(account.device_broker)
         check_confirm(broker, new.confirm or Confirm.EITHER)
         check_tight(broker, policy.resolve_coupling(new.coupling, account.coupling))
+        check_loose(broker, policy.resolve_coupling(new.coupling, account.coupling))
         if new.confirm_time is not None:
             check_confirm_time(new.confirm_time)
         if new.retry_max_attempts is not None:

@@ -125,6 +125,17 @@ def check_kind(broker: DeviceBroker | None, kind: Kind) -> None:
         )
 
 
+def check_loose(broker: DeviceBroker | None, coupling: Coupling) -> None:
+    """A loose credential is promised only where the client id is free."""
+    if broker is not None and not broker.takes_passwords and coupling is not Coupling.STRICT:
+        raise Invalid(
+            "loose-not-held",
+            f"the device broker {broker.name} ({broker.kind}) takes the client id from the certificate, so loose ones "
+            "would all be one; ask for a tight one (deviceCredentialsTight STRICT)",
+            field="deviceCredentialsTight",
+        )
+
+
 def configuration_text(value: object) -> str:
     """JSON text of a configuration."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
