@@ -56,6 +56,23 @@ from provisioner.topics import grant_of
 T = TypeVar("T")
 
 _TRIES = 16
+_REMIND = 60_000
+"""Milliseconds between two notes of the same refusal on a request."""
+
+_KEPT = frozenset(
+    (
+        Reason.DENIED,
+        Reason.DISABLED,
+        Reason.NOT_ACTIVE,
+        Reason.EXPIRED,
+        Reason.ABANDONED,
+        Reason.TOO_LARGE,
+        Reason.UNSUPPORTED,
+        Reason.BAD_CSR,
+    )
+)
+"""Refusals of a proved claim that its operator has to know of."""
+
 _SOON = 2
 """`retryAfter` of a `wait` that usually ends in a moment, seconds."""
 
@@ -196,7 +213,9 @@ class Provisioner:
                 continue
             except ProvisionerError as error:
                 error.conversation = conversation
-                self._tell_refusal(error, request, Note(now, "claim", source=claim.origin.source))
+                note = Note(now, "claim", source=claim.origin.source)
+                if not await self._keep_refusal(error, request, note):
+                    self._tell_refusal(error, request, note)
                 raise
         raise Unavailable("this request is being changed too often", retry_after=_SOON)
 
@@ -267,7 +286,7 @@ class Provisioner:
         wanted: Wanted | None = None,
     ) -> Offer:
         request = dossier.request
-        await self._check_facts(claim, request, now)
+        policy.check_facts(request.facts, claim.device)
         if request.status is Status.DISABLED:
             raise Rejected(Reason.DISABLED, "this request is switched off", step="window")
         self._check_open(request)
@@ -304,14 +323,24 @@ class Provisioner:
         cause = error.reason if isinstance(error, Rejected) else Reason.UNAVAILABLE
         self._jobs.tell(line_about(replace(note, cause=cause), request))
 
-    async def _check_facts(self, claim: Claim, request: ProvisionRequest, now: Millis) -> None:
+    async def _keep_refusal(self, error: ProvisionerError, request: ProvisionRequest, note: Note) -> bool:
+        """The last refused attempt stays on the request, for its operator to see; whether that was written just now.
+
+        One that says the same is written once a minute: a device that goes on asking is no load.
+        """
+        if not isinstance(error, Rejected) or error.reason not in _KEPT:
+            return False
+        before = json.loads(request.last_refusal or '{"on": 0}')
+        is_same = (before.get("reason"), before.get("detail")) == (error.reason, error.detail)
+        if is_same and note.at < before["on"] + _REMIND:
+            return False
+        told = json.dumps({"on": note.at, "reason": error.reason, "detail": error.detail})
+        saved = transitions.changed(request, last_refusal=told)
+        cause = "the unit's facts contradict the request" if error.reason is Reason.DENIED else error.reason
         try:
-            policy.check_facts(request.facts, claim.device)
-        except Rejected as refusal:
-            told = json.dumps({"on": now, "reason": refusal.reason, "detail": refusal.detail})
-            note = Note(now, "claim", source=claim.origin.source, cause="the unit's facts contradict the request")
-            await self._store.commit(Unit(note, saved=(transitions.changed(request, last_refusal=told),)))
-            raise
+            return await self._store.commit(Unit(replace(note, cause=cause), saved=(saved,)))
+        except Unavailable:
+            return False
 
     @staticmethod
     def _check_open(request: ProvisionRequest) -> None:

@@ -51,6 +51,11 @@ def fresh_name(kind: str = "dev") -> str:
     return f"{kind}-{next(_names)}-{secrets.token_hex(3)}"
 
 
+def fresh_mac() -> str:
+    """A MAC address nobody used before in this run: one unit has one open request."""
+    return ":".join(f"{byte:02X}" for byte in (0x02, *secrets.token_bytes(5)))
+
+
 def fresh_source() -> str:
     """A loopback address of one's own: what others did wrong is then counted elsewhere."""
     number = next(_sources)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e import independent as wire
 from tests.e2e.packets import RefusedError
-from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, Site
+from tests.e2e.program import FLOOR_PASSWORD, FLOOR_USER, Site, fresh_mac, fresh_name
 from tests.programs import needed
 
 MODES: list[wire.Mode] = ["plain", "proof", "ctr", "hpke"]
@@ -113,10 +113,11 @@ async def test_inherited_coupling_is_resolved_before_the_device_sees_it(site: Si
 
 
 async def test_facts_that_agree_do_no_harm(site: Site) -> None:
-    device, _ = await site.unit(serialNumber="SN-1-77", macAddress="00:1a:2b:3c:4d:77", brand="Acme", model="Box")
+    serial_number, mac = fresh_name("SN"), fresh_mac()
+    device, _ = await site.unit(serialNumber=serial_number, macAddress=mac.lower(), brand="Acme", model="Box")
     facts: dict[str, Any] = {
-        "serialNumber": "SN-1-77",
-        "macAddress": "001A2B3C4D77",
+        "serialNumber": serial_number,
+        "macAddress": mac.replace(":", ""),
         "brand": "Acme",
         "model": "Box",
         "firmware": 7,

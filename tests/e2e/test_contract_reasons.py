@@ -20,7 +20,7 @@ from tests.e2e import independent as wire
 from tests.e2e import packets as mqtt
 from tests.e2e.independent import IndependentDevice
 from tests.e2e.packets import Session
-from tests.e2e.program import Program, Request, Site, StartProgram, fresh_name
+from tests.e2e.program import Program, Request, Site, StartProgram, fresh_mac, fresh_name
 
 PROVING = pytest.mark.parametrize("mode", ["plain", "proof", "ctr", "hpke"])
 WRONG_KEY = "wrong-key-wrong-key-wrong-key-00"
@@ -222,8 +222,7 @@ async def test_facts_that_contradict_the_request_are_denied(site: Site, mode: wi
         mode=mode,
         client_id=client_id,
         serialNumber=f"SN-{client_id}",
-        # One of its own: open requests for one unit under two client ids are refused.
-        macAddress=":".join(("02", *(secrets.token_hex(1) for _ in range(5)))),
+        macAddress=fresh_mac(),
         brand="Acme",
         model="Box",
     )

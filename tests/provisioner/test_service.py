@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from provisioner.model import (
 )
 from provisioner.ports import Install
 from provisioner.service import Rules
-from tests.provisioner.conftest import ADMIN, LOCAL, World, build
+from tests.provisioner.conftest import ADMIN, LOCAL, START, SimpleDevice, World, build
 
 HOUR = 3_600_000
 
@@ -498,3 +499,34 @@ async def test_a_waiting_request_cannot_be_left_without_attempts(world: World) -
     with pytest.raises(Invalid, match="must be more than the 1 attempts made"):
         await world.administration.update_request(ADMIN, waiting.id, waiting.optlock, changes, world.now)
     assert (await device.claim("r-2")).generation == 2
+
+
+async def test_the_last_refused_attempt_stays_on_the_request(world: World) -> None:
+    created = await world.request(activates_on=START + 60_000)
+    device = world.device(created)
+
+    async def kept(reason: Reason, accept: tuple[str, ...] = ()) -> dict[str, object]:
+        with pytest.raises(Rejected) as caught:
+            await device.claim(accept=accept)
+        assert caught.value.reason is reason
+        told: dict[str, object] = json.loads((await world.read(created.request.id)).last_refusal or "{}")
+        return told
+
+    first = await kept(Reason.NOT_ACTIVE)
+    assert (first["on"], first["reason"]) == (START, "not-active")
+    world.now = START + 59_000
+    assert await kept(Reason.NOT_ACTIVE) == first
+    await world.administration.disable(ADMIN, created.request.id, world.now)
+    assert await kept(Reason.DISABLED) == {
+        "on": world.now,
+        "reason": "disabled",
+        "detail": "this request is switched off",
+    }
+    world.now += 60_000
+    assert (await kept(Reason.DISABLED))["on"] == world.now
+    await world.administration.enable(ADMIN, created.request.id, world.now)
+    assert (await kept(Reason.UNSUPPORTED, accept=("x509",)))["reason"] == "unsupported"
+    with pytest.raises(Rejected):
+        await SimpleDevice(world, "dev-1", "x" * 32).claim()
+    assert json.loads((await world.read(created.request.id)).last_refusal or "{}")["reason"] == "unsupported"
+    await device.claim()

@@ -34,8 +34,7 @@ def test_another_seed_tells_another_story() -> None:
 
 
 def test_every_fault_strikes_somewhere() -> None:
-    words = {word for seed in range(1, 60) for _, *told in simulate(seed).story for word in map(str, told)}
-    expected = {
+    missing = {
         "power cut",
         "killed",
         "by a fault",
@@ -53,7 +52,11 @@ def test_every_fault_strikes_somewhere() -> None:
         "superseded",
         "kicked",
     }
-    assert expected - words == set()
+    for seed in range(1, 200):
+        missing -= {word for _, *told in simulate(seed).story for word in map(str, told)}
+        if not missing:
+            return
+    raise AssertionError(missing)
 
 
 def test_no_rule_breaks_in_a_few_worlds() -> None:

@@ -189,7 +189,6 @@ async def test_the_last_refusals_are_told_newest_first(admin: Operator, world: W
     told = await admin.get("/v2/why", clientId="dev-1")
     assert [(one["source"], one["cause"]) for one in told["refusal"]] == [
         ("127.0.0.1", "denied"),
-        ("127.0.0.1", "denied"),
         ("127.0.0.1", "the unit's facts contradict the request"),
     ]
     facts = next(test for test in told["test"] if test["name"] == "facts")
