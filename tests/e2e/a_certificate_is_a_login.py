@@ -87,12 +87,12 @@ async def test_a_loose_certificate_works_under_any_client_id_of_its_account(plac
 
 
 async def test_a_renewal_that_is_never_used_leaves_the_former(place: Place, operator: Operator) -> None:
-    request, device = await place.request(operator, "dev-1", confirmTime=1)
+    request, device = await place.request(operator, "dev-1", confirmTime=5)
     await asyncio.to_thread(device.claim, 1, request.key)
     assert await asyncio.to_thread(device.works, 1)
     await asyncio.to_thread(device.make_key, 2)
     assert (await asyncio.to_thread(device.claim, 2, None, 1))["reason"] == "offer"
-    await request.until("CONFIRMED")
+    await request.until("CONFIRMED", patience=30)
     assert await asyncio.to_thread(device.works, 1)
     assert not await asyncio.to_thread(device.works, 2)
 
