@@ -1,4 +1,4 @@
-"""The composition root: settings -> parts -> running program. The only reader of `config`.
+"""The composition root: settings -> parts -> running program. With `wiring` the only reader of `config`.
 
 1. Heavy parts are imported where they are first needed: a command that asks a running server needs none of them.
 2. What is started is stopped in the opposite order, whatever happens in between: devices first, the ledger last.
@@ -11,7 +11,6 @@ import asyncio
 import errno
 import json
 import os
-import socket
 import ssl
 import sys
 from collections import Counter
@@ -20,37 +19,27 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
-from urllib.parse import urlsplit
 
+from broker import wiring
 from broker.datadir import Running
-from config import files
-from config.settings import DeviceBroker, Endpoint, Events, Http, Settings, Webhook
+from config.settings import DeviceBroker, Endpoint, Http, Settings, Webhook
 from config.sources import Loaded, SettingsError, variable
 from config.sources import load as load_settings
-from config.values import Address, is_host
+from config.values import Address
 from provisioner.errors import ProvisionerError
-from provisioner.ports import EventSink
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-    from broker.authority import AuthorityChoices
-    from broker.beside.doctor import Patient
-    from broker.devicebrokers.watch import Beside
-    from broker.keyring import KeySource
     from broker.lifetime import Stepper
     from broker.listeners import Listeners
     from broker.mqtt.bridge import Bridge
-    from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.responder import Responder
-    from broker.mqtt.upstream import Site
-    from broker.parts import Choices, Parts
-    from provisioner.model import BrokerAddress
+    from broker.parts import Parts
 
 _BRIDGE_PATIENCE = 10.0
 """Seconds the start waits for the broker that is there already; it may be away, and is tried again and again."""
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where a server that listens there can be reached
 
 
 T = TypeVar("T")
@@ -60,21 +49,6 @@ class _Start(Protocol):
     """How the endpoint and the device broker are told to listen on one more address."""
 
     async def __call__(self, host: str, port: int, ssl: ssl.SSLContext | None = None) -> int: ...
-
-
-class Sink(EventSink, Protocol):
-    """A sink that holds connections."""
-
-    async def close(self) -> None:
-        """Close them."""
-
-
-class Misconfigured(ProvisionerError):
-    """The settings cannot be used; `problems` has one sentence each."""
-
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class CannotListen(ProvisionerError):
@@ -88,15 +62,15 @@ def load(file: Path | None = None, data_dir: Path | None = None, chaos_seed: int
     try:
         return load_settings(file, os.environ, given)
     except SettingsError as error:
-        raise Misconfigured(error.problems) from None
+        raise wiring.Misconfigured(error.problems) from None
 
 
 def check(file: Path | None = None, data_dir: Path | None = None) -> tuple[str, ...]:
     """What is wrong with the settings and the files they name, a sentence each."""
     try:
         settings = load(file, data_dir).settings
-        _check_files(settings)
-    except Misconfigured as error:
+        wiring.check_files(settings)
+    except wiring.Misconfigured as error:
         return error.problems
     return ()
 
@@ -106,14 +80,14 @@ async def opened(settings: Settings) -> AsyncIterator[FastAPI]:
     """The operator API over the data directory, without a listener: for commands that find no running server."""
     from broker.parts import Figures, assembled  # noqa: PLC0415  # rule 1
 
-    async with assembled(settings.data_dir, _choices(settings)) as parts:
+    async with assembled(settings.data_dir, wiring.choices(settings)) as parts:
         # With port 0 nobody knows the address before somebody listens; that there is one is what is asked here.
         listen, tls_listen = (
             None if address is None else str(address)
             for address in (settings.device_broker.listen, settings.device_broker.tls_listen)
         )
         root = parts.authority.in_force().root_pem
-        parts.devices.plain, parts.devices.secure = _told(settings.device_broker, listen, tls_listen, root)
+        parts.devices.plain, parts.devices.secure = wiring.told(settings.device_broker, listen, tls_listen, root)
         secure = None if settings.http.tls_listen is None else str(settings.http.tls_listen)
         parts.administration.attachments.base_url = _download_url(settings, str(settings.http.listen), secure)
         yield parts.api(Figures())
@@ -123,8 +97,8 @@ async def prepare(settings: Settings) -> bool:
     """Do what the first start does, without starting; False: it was done before."""
     from broker.parts import assembled  # noqa: PLC0415  # rule 1
 
-    _check_files(settings)
-    async with assembled(settings.data_dir, _choices(settings)) as parts:
+    wiring.check_files(settings)
+    async with assembled(settings.data_dir, wiring.choices(settings)) as parts:
         return parts.is_fresh
 
 
@@ -137,12 +111,12 @@ async def run(settings: Settings, greet: Callable[[Running, bool], None], *, cha
     from broker import lifetime, log  # noqa: PLC0415  # rule 1
     from broker.parts import assembled  # noqa: PLC0415  # rule 1
 
-    _check_files(settings)
+    wiring.check_files(settings)
     log.configure(settings.log.level, settings.log.format)
     lifetime.raise_file_limit()
     stop = asyncio.Event()
     with lifetime.stopped_by_signals(stop):
-        async with assembled(settings.data_dir, _choices(settings)) as parts:
+        async with assembled(settings.data_dir, wiring.choices(settings)) as parts:
             tls = _listeners(settings, parts)
             with lifetime.reloaded_by_signal(parts.authority.reload, tls.reload):
                 async with _serving(settings, parts, tls, chaotic=chaotic) as running:
@@ -177,10 +151,10 @@ async def served(given: Mapping[str, str]) -> AsyncIterator[Running]:
     try:
         settings = load_settings(None, {}, given).settings
     except SettingsError as error:
-        raise Misconfigured(error.problems) from None
-    _check_files(settings)
+        raise wiring.Misconfigured(error.problems) from None
+    wiring.check_files(settings)
     async with (
-        assembled(settings.data_dir, _choices(settings)) as parts,
+        assembled(settings.data_dir, wiring.choices(settings)) as parts,
         _serving(settings, parts, _listeners(settings, parts), chaotic=False) as running,
     ):
         yield running
@@ -196,7 +170,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
     responder = _responder(settings, parts, chaotic=chaotic)
-    endpoint = Endpoint(responder, _limits(settings), settings.endpoint.root_topic)
+    endpoint = Endpoint(responder, wiring.limits(settings), settings.endpoint.root_topic)
     bridge = _bridge(settings, parts, responder)
     watches = [Watch(one, parts.jobs.reconcile) for one in parts.beside]
     figures = Figures(
@@ -207,7 +181,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
         dict if bridge is None else lambda: bridge.counters.told,
     )
     async with AsyncExitStack() as stack:
-        sinks = _sinks(settings)
+        sinks = wiring.sinks(settings)
         for sink in sinks:
             stack.push_async_callback(sink.close)
         stack.push_async_callback(parts.broker.close)
@@ -249,7 +223,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
                 await asyncio.gather(*(one.end(task, settings.endpoint.drain_time) for one, task in workers))
 
 
-def _deliveries(settings: Settings, parts: Parts, sinks: Sequence[Sink]) -> list[Stepper]:
+def _deliveries(settings: Settings, parts: Parts, sinks: Sequence[wiring.Sink]) -> list[Stepper]:
     """What delivers domain events, a worker a sink, and what deletes old ones."""
     from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
     from broker.parts import now  # noqa: PLC0415  # rule 1
@@ -278,42 +252,11 @@ def _mails(settings: Settings, parts: Parts) -> list[Stepper]:
     from broker.parts import now  # noqa: PLC0415  # rule 1
     from provisioner.mails import Mails  # noqa: PLC0415  # rule 1
 
-    host, port, login = section.server.host, section.server.port, _login("mail.login_file", section.login_file)
-    tls = None if section.security == "none" else _trust(section.ca)
+    host, port, login = section.server.host, section.server.port, wiring.login_of("mail.login_file", section.login_file)
+    tls = None if section.security == "none" else wiring.trust(section.ca)
     postman = SmtpPostman(Server(host, port, section.security, section.sender, section.timeout, login, tls))
     mails = Mails(parts.store.devices, parts.store, parts.vault, postman)
     return [Stepper("mail", mails.step, now, parts.deliveries.waker())]
-
-
-def _sinks(settings: Settings) -> list[Sink]:
-    """Who gets every event, as the settings say. Raises `Misconfigured`."""
-    section = settings.events
-    made: list[Sink] = []
-    if section.webhook_url is not None:
-        from broker.parts import now  # noqa: PLC0415  # rule 1
-        from broker.sinks.webhook import Webhook  # noqa: PLC0415  # rule 1
-
-        tls = _trust(section.webhook_ca) if section.webhook_url.startswith("https:") else None
-        keys, parallel = _webhook_keys(section), section.webhook_parallel
-        made.append(Webhook(section.webhook_url, keys, now, timeout=section.timeout, parallel=parallel, tls=tls))
-    if section.mqtt_url is not None:
-        from broker.sinks.mqtt import MqttTopic  # noqa: PLC0415  # rule 1
-
-        tls = _trust(section.mqtt_ca) if section.mqtt_url.startswith("mqtts:") else None
-        login = _login("events.mqtt_login_file", section.mqtt_login_file)
-        made.append(MqttTopic(section.mqtt_url, section.mqtt_topic, login=login, timeout=section.timeout, tls=tls))
-    return made
-
-
-def _sink_names(settings: Settings) -> tuple[str, ...]:
-    """The same by name: a sink gets what happens from the moment it is set up, whoever opens the ledger then."""
-    urls = {"webhook": settings.events.webhook_url, "mqtt": settings.events.mqtt_url}
-    return tuple(name for name, url in urls.items() if url is not None)
-
-
-def _trust(ca: Path | None) -> ssl.SSLContext:
-    """What a receiver's certificate is checked with."""
-    return ssl.create_default_context(cafile=ca)
 
 
 def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:
@@ -329,14 +272,14 @@ def _responder(settings: Settings, parts: Parts, *, chaotic: bool) -> Responder:
 
 def _bridge(settings: Settings, parts: Parts, responder: Responder) -> Bridge | None:
     """The conversation through the broker that is there already; None: the settings name none."""
-    site = bridge_site(settings)
+    site = wiring.bridge_site(settings)
     if site is None:
         return None
     from broker.beside.doctor import examine  # noqa: PLC0415  # rule 1
     from broker.mqtt.bridge import Bridge  # noqa: PLC0415  # rule 1
     from broker.mqtt.topics import Topics  # noqa: PLC0415  # rule 1
 
-    section, patient = settings.bridge, bridge_patient(settings)
+    section, patient = settings.bridge, wiring.bridge_patient(settings)
     return Bridge(
         responder,
         site,
@@ -346,66 +289,6 @@ def _bridge(settings: Settings, parts: Parts, responder: Responder) -> Bridge | 
         dotless=section.kind == "rabbitmq",
         examine=None if section.serve_on_leaks or patient is None else partial(examine, patient),
     )
-
-
-def bridge_site(settings: Settings) -> Site | None:
-    """Where the bridge's broker is and who we are there. Raises `Misconfigured`."""
-    section = settings.bridge
-    if section.url is None:
-        return None
-    from broker.mqtt.upstream import Site  # noqa: PLC0415  # rule 1
-
-    tls = _trust(section.ca) if section.url.startswith("mqtts:") else None
-    return Site(section.url, _login("bridge.login_file", section.login_file), tls)
-
-
-def bridge_patient(settings: Settings) -> Patient | None:
-    """What the doctor looks at; None where there is no bridge. Raises `Misconfigured`."""
-    site = bridge_site(settings)
-    if site is None:
-        return None
-    from broker.beside.doctor import Patient  # noqa: PLC0415  # rule 1
-    from broker.mqtt.topics import Topics  # noqa: PLC0415  # rule 1
-
-    file = settings.data_dir / "provision-login"
-    login = _login("the provision account's login", file) if file.exists() else None
-    topics = Topics(settings.endpoint.root_topic)
-    return Patient(site, login or ("factory", ""), topics, settings.bridge.kind, os.urandom)
-
-
-def _check_files(settings: Settings) -> None:
-    if problems := files.problems(settings):
-        raise Misconfigured(problems)
-    _webhook_keys(settings.events)
-    _login("events.mqtt_login_file", settings.events.mqtt_login_file)
-    _login("bridge.login_file", settings.bridge.login_file)
-    authority_choices(settings)
-    _login("mail.login_file", settings.mail.login_file)
-
-
-def _webhook_keys(section: Events) -> list[bytes]:
-    if section.webhook_secret_file is None:
-        return []
-    from broker.sinks.webhook import parse_secrets  # noqa: PLC0415  # rule 1
-
-    return _parsed("events.webhook_secret_file", section.webhook_secret_file, parse_secrets)
-
-
-def _login(name: str, file: Path | None) -> tuple[str, str] | None:
-    """The user name and password in a file that the setting `name` names. Raises `Misconfigured`."""
-    if file is None:
-        return None
-    from broker.sinks.mqtt import parse_login  # noqa: PLC0415  # rule 1
-
-    return _parsed(name, file, parse_login)
-
-
-def _parsed(name: str, file: Path, parse: Callable[[str], T]) -> T:
-    """What a secret file holds. Raises `Misconfigured`."""
-    try:
-        return parse(file.read_text(encoding="utf-8", errors="replace"))
-    except ValueError as error:
-        raise Misconfigured((f"{name} {file} {error}.",)) from None
 
 
 def _serve_http(api: ASGIApp, stack: AsyncExitStack) -> _Start:
@@ -432,19 +315,8 @@ def _listeners(settings: Settings, parts: Parts) -> Listeners:
         if section.tls_listen is not None:
             pair = section.certificate, section.private_key
             files[name] = None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
-    own = ServerCertificate(parts.directory, parts.authority.in_force, _server_names(settings), parts.entropy)
+    own = ServerCertificate(parts.directory, parts.authority.in_force, wiring.server_names(settings), parts.entropy)
     return Listeners(files, own, parts.trusted, {"webhook": settings.webhook.client_ca}, now)
-
-
-def _server_names(settings: Settings) -> tuple[str, ...]:
-    """What our own listeners are certified for: what the settings say, else what this machine is called here."""
-    if settings.authority.server_names:
-        return tuple(settings.authority.server_names.split(","))
-    asked = (settings.device_broker.tls_listen, settings.endpoint.tls_listen, settings.http.tls_listen)
-    listened = [address.host for address in asked if address is not None and address.host not in _EVERYWHERE]
-    told = urlsplit(settings.device_broker.secure_url or "").hostname
-    names = [*([told] if told else []), *listened, socket.gethostname(), "localhost", "127.0.0.1", "::1"]
-    return tuple(dict.fromkeys(name for name in names if is_host(name)))
 
 
 async def _listen_for_devices(settings: Settings, parts: Parts, tls: Listeners) -> tuple[str | None, str | None]:
@@ -453,7 +325,7 @@ async def _listen_for_devices(settings: Settings, parts: Parts, tls: Listeners) 
         return None, None
     works, works_tls = await _listen_both("device_broker", settings.device_broker, tls, parts.broker.start)
     root = parts.authority.in_force().root_pem
-    parts.devices.plain, parts.devices.secure = _told(settings.device_broker, works, works_tls, root)
+    parts.devices.plain, parts.devices.secure = wiring.told(settings.device_broker, works, works_tls, root)
     return works, works_tls
 
 
@@ -483,118 +355,6 @@ async def _listen(name: str, address: Address, start: Callable[[str, int], Await
         raise CannotListen(f"{name} {address} {why}, or set {variable(name)} to another one.") from None
 
 
-def _told(
-    section: DeviceBroker, plain: str | None = None, tls: str | None = None, root: str | None = None
-) -> tuple[BrokerAddress | None, BrokerAddress | None]:
-    """What devices are told without and with TLS; None where there is nothing. `root`: our authority's certificate."""
-    from provisioner.model import BrokerAddress  # noqa: PLC0415  # rule 1
-
-    url = section.url or (plain and f"mqtt://{plain}")
-    secure_url = section.secure_url or (tls and f"mqtts://{tls}")
-    ca = None if section.certificate is not None or section.tls_listen is None else root
-    if section.ca is not None:
-        ca = section.ca.read_text(encoding="utf-8", errors="replace")
-    return BrokerAddress(url) if url else None, BrokerAddress(secure_url, ca) if secure_url else None
-
-
-def _choices(settings: Settings) -> Choices:
-    from broker.parts import Choices  # noqa: PLC0415  # rule 1
-    from provisioner.admission import Rate, WrongKeyRates  # noqa: PLC0415  # rule 1
-    from provisioner.clones import CloneAction, CloneRule  # noqa: PLC0415  # rule 1
-    from provisioner.service import Rules  # noqa: PLC0415  # rule 1
-
-    claim, wrong = settings.claim, settings.wrong_keys
-    return Choices(
-        sinks=_sink_names(settings),
-        embedded=settings.device_broker.kind == "embedded",
-        beside=_beside(settings),
-        provision_account=settings.provision_account,
-        confirm_time=claim.confirm_time,
-        retry_max_attempts=claim.retry_max_attempts,
-        rules=Rules(
-            install_wait=claim.install_wait,
-            allow_plain_without_tls=claim.allow_plain_without_tls,
-            allow_keyless=claim.allow_keyless,
-            refuse_unknown=settings.endpoint.refuse_unknown,
-            clones=CloneRule(CloneAction(claim.clones), claim.clone_window * 1000),
-        ),
-        wrong_keys=WrongKeyRates(
-            per_id=Rate(wrong.per_client_id_burst, wrong.per_client_id),
-            per_source=Rate(wrong.per_source_burst, wrong.per_source),
-            per_connection=Rate(wrong.per_connection_burst, wrong.per_connection),
-            overall=Rate(wrong.overall_burst, wrong.overall),
-        ),
-        key_source=key_source(settings),
-        may_repeat_activation=claim.repeat_activation,
-        authority=authority_choices(settings),
-        mails=settings.mail.server is not None,
-    )
-
-
-def _beside(settings: Settings) -> tuple[Beside, ...]:
-    """The device brokers that are not ours, the default one first. Raises `Misconfigured`."""
-    sections = [(settings.device_broker.kind, settings.device_broker), *settings.device_brokers.items()]
-    crl_file = settings.authority.crl_file or settings.data_dir / "ca" / "crl.pem"
-    return tuple(_made(name, section, crl_file) for name, section in sections if section.kind != "embedded")
-
-
-def _made(name: str, section: DeviceBroker, crl_file: Path) -> Beside:
-    """A device broker as its section says; what its kind needs, the settings have checked."""
-    from broker.devicebrokers import (  # noqa: PLC0415  # rule 1
-        dynsec_control,
-        emqx_api,
-        mosquitto_certificates,
-        mosquitto_dynsec,
-        mosquitto_files,
-        mosquitto_process,
-        rabbitmq,
-        rabbitmq_api,
-        webhook,
-    )
-    from broker.fleet.replies import parse_url  # noqa: PLC0415  # rule 1
-
-    plain, secure = _told(section)
-    match section:
-        case DeviceBroker(kind="mosquitto-files", password_file=Path() as passwords, acl_file=Path() as rights):
-            check = parse_url(section.check_url or section.url or section.secure_url or "")
-            tls = _trust(section.ca) if check.tls else None
-            files = mosquitto_files.Files(passwords, rights, section.pid_file, section.reload_command)
-            return mosquitto_files.MosquittoFiles(name, files, check, tls, os.urandom, plain=plain, secure=secure)
-        case DeviceBroker(kind="mosquitto-certificates"):
-            at = parse_url(section.control_url or "")
-            control = at, _control_login(section), _trust(section.control_ca) if at.tls else None
-            process = mosquitto_process.MosquittoProcess(section.pid_file, section.reload_command)
-            return mosquitto_certificates.MosquittoCertificates(name, crl_file, process, control, plain, secure)
-        case DeviceBroker(kind="mosquitto-dynsec"):
-            at = parse_url(section.control_url or "")
-            dynsec = dynsec_control.DynsecControl(
-                at, _control_login(section), _trust(section.control_ca) if at.tls else None
-            )
-            return mosquitto_dynsec.MosquittoDynsec(name, dynsec, plain=plain, secure=secure)
-        case DeviceBroker(kind="rabbitmq"):
-            api = rabbitmq_api.Management(*_control(section))
-            return rabbitmq.RabbitMq(name, api, os.urandom, plain=plain, secure=secure)
-        case _:
-            apis: Mapping[str, Callable[..., webhook.Kicks]] = {
-                "rabbitmq": rabbitmq_api.Management,
-                "emqx": emqx_api.EmqxApi,
-            }
-            kicks = apis[section.dialect](*_control(section)) if section.control_url else None
-            return webhook.Webhook(name, section.dialect, plain=plain, secure=secure, kicks=kicks)
-
-
-def _control(section: DeviceBroker) -> tuple[str, tuple[str, str], ssl.SSLContext | None]:
-    """Where a broker's own HTTP API is, the login there, and what its certificate is checked with."""
-    url = section.control_url or ""
-    return url, _control_login(section), _trust(section.control_ca) if url.startswith("https:") else None
-
-
-def _control_login(section: DeviceBroker) -> tuple[str, str]:
-    from broker.sinks.mqtt import parse_login  # noqa: PLC0415  # rule 1
-
-    return _parsed("login_file", section.login_file or Path(), parse_login)
-
-
 def _webhook_app(settings: Settings, parts: Parts) -> ASGIApp | None:
     """Where brokers ask; None: none does."""
     from broker.devicebrokers.webhook import Webhook  # noqa: PLC0415  # rule 1
@@ -606,67 +366,9 @@ def _webhook_app(settings: Settings, parts: Parts) -> ASGIApp | None:
     for one in parts.beside:
         if isinstance(one, Webhook):
             file = sections[one.name].secret_file
-            asking.append(Asking(one, "" if file is None else _parsed("secret_file", file, _parse_secret)))
+            asking.append(Asking(one, "" if file is None else wiring.parsed("secret_file", file, wiring.parse_secret)))
     trusted = settings.webhook.client_ca is not None
     return WebhookApp(asking, parts.provisioner, now, certificates_count=trusted) if asking else None
-
-
-def _parse_secret(text: str) -> str:
-    secret = text.strip()
-    if (
-        not 16 <= len(secret) <= 256
-        or not secret.isascii()
-        or not secret.isprintable()
-        or not set(" /?#%").isdisjoint(secret)
-    ):
-        raise ValueError("does not hold a secret of 16 to 256 characters without spaces and / ? # %")
-    return secret
-
-
-def key_source(settings: Settings) -> KeySource:
-    """Where the keys of the ledger are."""
-    from broker.keyring import KeySource  # noqa: PLC0415  # rule 1
-
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    return KeySource(settings.vault.source, Path(credentials) if credentials else None, settings.vault.command)
-
-
-def authority_choices(settings: Settings) -> AuthorityChoices:
-    """What is decided about certificates. Raises `Misconfigured`."""
-    from broker.authority import AuthorityChoices, parse_blocked  # noqa: PLC0415  # rule 1
-    from certs.csr import KeyPolicy  # noqa: PLC0415  # rule 1
-    from provisioner.certification import DAY, CertificateRules  # noqa: PLC0415  # rule 1
-
-    section = settings.authority
-    blocked: frozenset[str] = frozenset()
-    if section.blocked_keys is not None:
-        blocked = _parsed("authority.blocked_keys", section.blocked_keys, parse_blocked)
-    return AuthorityChoices(
-        CertificateRules(section.certificate_days * DAY, KeyPolicy(section.rsa, blocked)),
-        section.crl_url or "",
-        section.ocsp_url or "",
-        section.passphrase_file,
-        section.crl_file,
-    )
-
-
-def _limits(settings: Settings) -> EndpointLimits:
-    from broker.mqtt.interface import EndpointLimits  # noqa: PLC0415  # rule 1
-
-    section = settings.endpoint
-    return EndpointLimits(
-        max_packet=section.max_packet,
-        connect_time=section.connect_time,
-        first_claim_time=section.first_claim_time,
-        idle_time=section.idle_time,
-        session_time=section.session_time,
-        packets_per_second=section.packets_per_second,
-        max_connections=section.max_connections,
-        max_connections_per_source=section.max_connections_per_source,
-        unproved_per_source=section.unproved_per_source,
-        unproved_per_client_id=section.unproved_per_client_id,
-        proved_per_client_id=section.proved_per_client_id,
-    )
 
 
 def _by_reason(responder: Responder) -> Mapping[str, int]:
@@ -700,10 +402,10 @@ def _download_url(settings: Settings, plain: str, tls: str | None) -> str | None
     if settings.http.download_url is not None:
         return settings.http.download_url.rstrip("/")
     address, scheme = (plain, "http") if tls is None else (tls, "https")
-    return None if address.rpartition(":")[0].strip("[]") in _EVERYWHERE else f"{scheme}://{address}"
+    return None if address.rpartition(":")[0].strip("[]") in wiring.EVERYWHERE else f"{scheme}://{address}"
 
 
 def _url(address: str, scheme: str = "http") -> str:
     """Where a program on this machine reaches what listens on `address`."""
     host, _, port = address.rpartition(":")
-    return f"{scheme}://{Address(_EVERYWHERE.get(host.strip('[]'), host.strip('[]')), int(port))}"
+    return f"{scheme}://{Address(wiring.EVERYWHERE.get(host.strip('[]'), host.strip('[]')), int(port))}"

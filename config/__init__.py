@@ -8,5 +8,6 @@ Why not pydantic-settings: it ignores an unknown `PROVISIONER_…` variable and 
 the file or the environment brought it. Our merge is 60 lines, and every error can name its culprit. The price: no
 dotenv files and no secrets folder. Secrets are no settings here; settings name files that hold them.
 
-This room imports nothing of ours, and only `broker/app.py` reads it: the parts take plain values.
+This room imports nothing of ours, and only the composition root (`broker/app.py`, `broker/wiring.py`) reads it: the
+parts take plain values.
 """

@@ -196,6 +196,7 @@ def _rows(authority: Authority, now: int) -> list[dict[str, Any]]:
 def _folder(ctx: typer.Context) -> Iterator[tuple[DataDir, Keystore]]:
     """The folder of the authority; what is wrong with it is told in a sentence."""
     from broker import app as composition  # noqa: PLC0415  # --help does not wait for it
+    from broker import wiring  # noqa: PLC0415  # as above
     from broker.authority import unusable  # noqa: PLC0415  # as above
     from broker.datadir import DataDir  # noqa: PLC0415  # as above
     from certs.errors import UnusableAuthority  # noqa: PLC0415  # as above
@@ -205,7 +206,7 @@ def _folder(ctx: typer.Context) -> Iterator[tuple[DataDir, Keystore]]:
     directory = DataDir(settings.data_dir)
     directory.prepare()
     try:
-        yield directory, composition.authority_choices(settings).keystore(directory.authority)
+        yield directory, wiring.authority_choices(settings).keystore(directory.authority)
     except (UnusableAuthority, ValueError) as error:
         raise unusable(error) from None
 

@@ -66,6 +66,7 @@ def restore(
     Example: provisioner restore /mnt/backups/ledger-monday.db
     """
     from broker import app as root  # noqa: PLC0415  # --help does not wait for it
+    from broker import wiring  # noqa: PLC0415  # as above
     from broker.keyring import open_keyring  # noqa: PLC0415  # as above
     from broker.lifetime import run  # noqa: PLC0415  # as above
     from broker.parts import now  # noqa: PLC0415  # as above
@@ -75,7 +76,7 @@ def restore(
     settings = root.load(place.config, place.data_dir).settings
     directory = DataDir(settings.data_dir)
     directory.prepare()
-    keyring = run(open_keyring(root.key_source(settings), directory, _no_new_key))
+    keyring = run(open_keyring(wiring.key_source(settings), directory, _no_new_key))
     moment_now = now()
     with progress("Checking") as advance, staged(file, directory.ledger, moment_now, advance) as found:
         _check_keys(found.restored, keyring)

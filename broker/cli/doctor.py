@@ -25,11 +25,12 @@ def doctor(ctx: typer.Context, as_json: Json = False) -> None:
     Example: provisioner doctor --json
     """
     from broker import app as root  # noqa: PLC0415  # --help does not wait for it
+    from broker import wiring  # noqa: PLC0415  # as above
     from broker.beside.doctor import consult  # noqa: PLC0415  # as above
 
     place = where(ctx)
     settings = root.load(place.config, place.data_dir).settings
-    patient = root.bridge_patient(settings)
+    patient = wiring.bridge_patient(settings)
     if patient is None:
         raise Failed("There is no bridge: set bridge.url to the broker it shall serve on.")
     findings = run(consult(patient, time.time()))

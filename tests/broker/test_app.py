@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker import app as root
+from broker import wiring
 from broker.datadir import DataDir, Running, Unusable
 from broker.firststart import TARGET_ACCOUNT, complete
 from broker.mqtt.interface import EndpointLimits
@@ -173,7 +174,7 @@ async def test_a_first_start_that_was_cut_off_is_completed(tmp_path: Path, lost:
     directory.save_secret("first-start", "x")
     directory.delete_secret(lost)
     assert await root.prepare(settings)
-    async with assembled(settings.data_dir, root._choices(settings)) as parts:
+    async with assembled(settings.data_dir, wiring.choices(settings)) as parts:
         token = directory.load_secret("admin-token") or ""
         assert (await parts.administration.authenticate(token)).account_id is None
         user, password = (directory.load_secret("provision-login") or "").splitlines()
@@ -183,7 +184,7 @@ async def test_a_first_start_that_was_cut_off_is_completed(tmp_path: Path, lost:
 
 async def test_the_head_of_the_journal_is_logged_where_nobody_rewrites_it(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "data")
-    async with assembled(settings.data_dir, root._choices(settings)) as parts:
+    async with assembled(settings.data_dir, wiring.choices(settings)) as parts:
         head = await parts.store.head()
         assert head is not None
         with capture_logs() as lines:
@@ -193,7 +194,7 @@ async def test_the_head_of_the_journal_is_logged_where_nobody_rewrites_it(tmp_pa
 
 async def test_the_accounts_may_share_a_name(tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "data", PROVISION_ACCOUNT=TARGET_ACCOUNT)
-    async with assembled(settings.data_dir, root._choices(settings)) as parts:
+    async with assembled(settings.data_dir, wiring.choices(settings)) as parts:
         assert [account.kind for account in await parts.store.list_accounts()] == ["PROVISION"]
 
 
@@ -235,7 +236,7 @@ async def test_a_ledger_without_its_keys_stops_the_start(tmp_path: Path) -> None
 
 
 async def test_files_that_settings_name_are_checked_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(root.Misconfigured, match=r"^device_broker\.ca none\.pem cannot be read: No such file"):
+    with pytest.raises(wiring.Misconfigured, match=r"^device_broker\.ca none\.pem cannot be read: No such file"):
         await root.run(settings_of(tmp_path / "data", DEVICE_BROKER__CA="none.pem"), never)
     assert not (tmp_path / "data").exists()
 
@@ -251,7 +252,7 @@ async def test_a_malformed_secret_for_events_stops_the_start(tmp_path: Path, nam
     file = tmp_path / "secret"
     file.touch(0o600)
     file.write_text("hush")
-    with pytest.raises(root.Misconfigured) as caught:
+    with pytest.raises(wiring.Misconfigured) as caught:
         await root.run(settings_of(tmp_path / "data", **{f"EVENTS__{name}": str(file)}), never)
     assert str(caught.value) == f"events.{name.lower()} {file} {sentence}"
     assert not (tmp_path / "data").exists()
@@ -435,7 +436,7 @@ def test_every_limit_of_the_settings_reaches_the_endpoint(tmp_path: Path) -> Non
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     settings = settings_of(tmp_path, **changed)
-    limits = root._limits(settings)
+    limits = wiring.limits(settings)
     defaults = EndpointLimits()
     for name in set(changed) - {"ENDPOINT__DRAIN_TIME"}:
         field = name.removeprefix("ENDPOINT__").lower()
@@ -444,7 +445,7 @@ def test_every_limit_of_the_settings_reaches_the_endpoint(tmp_path: Path) -> Non
 
 
 def test_the_choices_of_the_settings_reach_the_decision(tmp_path: Path) -> None:
-    choices = root._choices(
+    choices = wiring.choices(
         settings_of(
             tmp_path,
             CLAIM__CONFIRM_TIME="60",
@@ -461,34 +462,34 @@ def test_the_choices_of_the_settings_reach_the_decision(tmp_path: Path) -> None:
     assert choices.rules.allow_plain_without_tls
     assert choices.rules.refuse_unknown
     assert (choices.wrong_keys.per_source.per_minute, choices.wrong_keys.per_source.burst) == (7, 8)
-    assert root._choices(settings_of(tmp_path)).wrong_keys == type(choices.wrong_keys)()
+    assert wiring.choices(settings_of(tmp_path)).wrong_keys == type(choices.wrong_keys)()
 
 
 def test_devices_are_told_what_the_settings_say(tmp_path: Path) -> None:
     chain, key = certificate(tmp_path)
     pair = {"DEVICE_BROKER__CERTIFICATE": str(chain), "DEVICE_BROKER__PRIVATE_KEY": str(key)}
     settings = settings_of(tmp_path, **pair, DEVICE_BROKER__CA=str(chain), DEVICE_BROKER__URL="mqtt://b:1883")
-    plain, secure = root._told(settings.device_broker, "127.0.0.1:1", "127.0.0.1:2", "our root")
+    plain, secure = wiring.told(settings.device_broker, "127.0.0.1:1", "127.0.0.1:2", "our root")
     assert plain is not None
     assert secure is not None
     assert (plain.url, plain.ca) == ("mqtt://b:1883", None)
     assert (secure.url, secure.ca) == ("mqtts://127.0.0.1:2", chain.read_text())
-    assert root._told(settings_of(tmp_path).device_broker, "127.0.0.1:1", None, "our root")[1] is None
+    assert wiring.told(settings_of(tmp_path).device_broker, "127.0.0.1:1", None, "our root")[1] is None
     listening = settings_of(tmp_path, DEVICE_BROKER__TLS_LISTEN="127.0.0.1:0").device_broker
-    ours = root._told(listening, None, "127.0.0.1:2", "our root")
+    ours = wiring.told(listening, None, "127.0.0.1:2", "our root")
     assert ours[1] is not None
     assert (ours[1].url, ours[1].ca) == ("mqtts://127.0.0.1:2", "our root")
     elsewhere = settings_of(tmp_path, DEVICE_BROKER__SECURE_URL="mqtts://b:8883").device_broker
-    theirs = root._told(elsewhere, None, None, "our root")
+    theirs = wiring.told(elsewhere, None, None, "our root")
     assert theirs[1] is not None
     assert theirs[1].ca is None
 
 
 def test_our_listeners_are_called_as_the_settings_say(tmp_path: Path) -> None:
-    names = root._server_names(settings_of(tmp_path, AUTHORITY__SERVER_NAMES="broker.example, 192.0.2.7"))
+    names = wiring.server_names(settings_of(tmp_path, AUTHORITY__SERVER_NAMES="broker.example, 192.0.2.7"))
     assert names == ("broker.example", "192.0.2.7")
     told = {"DEVICE_BROKER__SECURE_URL": "mqtts://b.example:8883", "ENDPOINT__TLS_LISTEN": "192.0.2.7:0"}
-    derived = root._server_names(settings_of(tmp_path, HTTP__TLS_LISTEN="0.0.0.0:0", **told))
+    derived = wiring.server_names(settings_of(tmp_path, HTTP__TLS_LISTEN="0.0.0.0:0", **told))
     assert derived[:2] == ("b.example", "192.0.2.7")
     assert derived[-3:] == ("localhost", "127.0.0.1", "::1")
     assert "0.0.0.0" not in derived

@@ -14,10 +14,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from broker.app import _choices
 from broker.http.pki import AT_ONCE, MAX_BODY, Call, PkiFront
 from broker.mqtt.responder import Responder
 from broker.parts import Figures, assembled, now
+from broker.wiring import choices
 from certs.profile import Purpose
 from config.sources import load
 from tests.e2e.shelldevice import ran
@@ -38,7 +38,7 @@ def at(app: Any) -> httpx2.AsyncClient:
 async def site(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     """Everything around certificates of a real data directory."""
     settings = load(None, {}, {"data_dir": str(tmp_path / "data")}).settings
-    async with assembled(settings.data_dir, _choices(settings)) as parts:
+    async with assembled(settings.data_dir, choices(settings)) as parts:
         responder = Responder(parts.provisioner, now, parts.entropy)
         async with at(PkiFront(parts.api(Figures()), parts.pki(responder.claim, lambda _serial: False))) as http:
             yield http
