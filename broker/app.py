@@ -165,7 +165,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
     """Everything listens: first where devices work, last where they claim. It ends in the opposite order."""
     from broker.devicebrokers.watch import Watch  # noqa: PLC0415  # rule 1
     from broker.http.pki import PkiFront  # noqa: PLC0415  # rule 1
-    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
+    from broker.lifetime import ClockWatch, Stepper  # noqa: PLC0415  # rule 1
     from broker.mqtt.endpoint import Endpoint  # noqa: PLC0415  # rule 1
     from broker.parts import Figures, now  # noqa: PLC0415  # rule 1
 
@@ -205,7 +205,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
         parts.administration.learning.wake = sighted.set
         async with asyncio.TaskGroup() as tasks:
             steppers = [
-                Stepper("jobs", parts.jobs.step, now, parts.wake),
+                Stepper("jobs", parts.jobs.step, now, parts.wake, ClockWatch()),
                 Stepper("sightings", parts.administration.learning.step, now, sighted),
                 Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
                 Stepper("journal", parts.log_head, now, asyncio.Event()),

@@ -104,18 +104,42 @@ def reloaded_by_signal(*reloads: Callable[[], None]) -> Iterator[None]:
         loop.remove_signal_handler(signal.SIGHUP)
 
 
+class ClockWatch:
+    """Tells the log when the wall clock was set, by comparing it with the one that nobody sets."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Millis, float] | None = None
+
+    def look(self, now: Millis) -> None:
+        """Compare them now."""
+        steady = asyncio.get_running_loop().time()
+        if self._seen is not None:
+            moved = (now - self._seen[0]) / 1000 - (steady - self._seen[1])
+            if abs(moved) >= _SET:
+                log.warning("the clock was set", seconds=round(moved))
+        self._seen = now, steady
+
+
 class Stepper:
-    """Calls `step` whenever it said that it is due, or `wake` is set; `name` tells whose it is in the log."""
+    """Calls `step` whenever it said that it is due, or `wake` is set; `name` tells whose it is in the log.
+
+    `watch`: who is shown each time that is read; one worker of a program is enough.
+    """
 
     def __init__(
-        self, name: str, step: Callable[[Millis], Awaitable[Millis | None]], clock: Clock, wake: asyncio.Event
+        self,
+        name: str,
+        step: Callable[[Millis], Awaitable[Millis | None]],
+        clock: Clock,
+        wake: asyncio.Event,
+        watch: ClockWatch | None = None,
     ) -> None:
         self.name = name
         self._step = step
         self._clock = clock
         self._wake = wake
         self._ending = False
-        self._seen: tuple[Millis, float] | None = None
+        self._watch = watch
         self._waits_for = ""
 
     async def run(self) -> None:
@@ -139,7 +163,8 @@ class Stepper:
     async def _work(self) -> float:
         """One step; returns seconds until the next."""
         now = self._clock()
-        self._watch_clock(now)
+        if self._watch is not None:
+            self._watch.look(now)
         try:
             due = await self._step(now)
         except Unavailable as error:
@@ -152,11 +177,3 @@ class Stepper:
             return _AFTER_FAILURE
         self._waits_for = ""
         return _LONGEST_NAP if due is None else min(_LONGEST_NAP, max(0.0, (due - self._clock()) / 1000))
-
-    def _watch_clock(self, now: Millis) -> None:
-        steady = asyncio.get_running_loop().time()
-        if self._seen is not None:
-            moved = (now - self._seen[0]) / 1000 - (steady - self._seen[1])
-            if abs(moved) >= _SET:
-                log.warning("the clock was set", seconds=round(moved))
-        self._seen = now, steady

@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from broker.http.problems import answer, bare_answer
@@ -183,12 +183,25 @@ def shown_certificate(scope: Scope) -> bytes:
 
 
 def _answering_when_cancelled(app: ASGIApp) -> ASGIApp:
-    """`app`, telling the client when a stop cuts its call off; uvicorn would print a traceback instead."""
+    """`app`, telling the client when a stop cuts its call off; uvicorn would print a traceback instead.
+
+    An answer that was begun, a stream of events, is ended where it is.
+    """
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        is_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal is_begun
+            is_begun = True
+            await send(message)
+
         try:
-            await app(scope, receive, send)
+            await app(scope, receive, watched)
         except asyncio.CancelledError:
+            if is_begun:
+                await send({"type": "http.response.body", "body": b""})
+                return
             stopping = Unavailable("The server is stopping; ask again when it is back.")
             await answer(Request(scope), stopping)(scope, receive, send)
 

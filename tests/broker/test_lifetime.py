@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from broker.lifetime import Stepper, raise_file_limit, reloaded_by_signal, run, stopped_by_signals
+from broker.lifetime import ClockWatch, Stepper, raise_file_limit, reloaded_by_signal, run, stopped_by_signals
 from provisioner.errors import Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +152,7 @@ async def test_a_clock_that_was_set_is_told() -> None:
         return current[0]
 
     work, wake = Work(), asyncio.Event()
-    stepper = Stepper("jobs", work.step, clock, wake)
+    stepper = Stepper("jobs", work.step, clock, wake, ClockWatch())
     with capture_logs() as logs:
         current[0] = next(times)
         task = asyncio.create_task(stepper.run())

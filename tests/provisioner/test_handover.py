@@ -113,5 +113,5 @@ def test_a_password_is_no_option_of_a_command_line() -> None:
 def test_generated_text_has_its_alphabet_and_length() -> None:
     text = handover.new_text(os.urandom, 1000)
     assert len(text) == 1000
-    assert set(text) <= set(handover._ALPHABET)
+    assert set(text.encode()) <= set(handover._ALPHABET)
     assert len(set(text)) == 62

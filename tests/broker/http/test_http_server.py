@@ -219,6 +219,24 @@ async def test_a_call_that_a_stop_cuts_off_is_told_so() -> None:
         assert "retry-after" in headers
 
 
+async def test_a_stream_that_a_stop_cuts_off_ends_without_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Event()
+
+    async def stream(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"transfer-encoding", b"chunked")]})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with connected(stream, grace_seconds=0) as (client, server):
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await begun.wait()
+        async with asyncio.timeout(PATIENCE):
+            await server.stop()
+            await client.ended()
+    assert [record for record in caplog.records if record.levelname == "ERROR" and record.exc_info] == []
+
+
 async def test_a_stop_waits_for_an_answer_that_is_nearly_there() -> None:
     begun, goes_on = asyncio.Event(), asyncio.Event()
 
