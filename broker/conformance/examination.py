@@ -70,10 +70,11 @@ async def examine(
         address = BrokerAddress(f"{scheme}://{place.host}:{works}", place.tls.ca if place.tls else None)
         desk = Desk(subject.user, subject.client_id, subject.activation_key, subject.root, address)
         sheet = Sheet()
-        stories = [
-            kind(bench, desk, power, sheet, pace, generation)
-            for generation, kind in enumerate((Orderly, Hostile, Cuts), 1)
-        ]
+        stories = (
+            Orderly(bench, desk, power, sheet, pace, 1),
+            Hostile(bench, desk, power, sheet, pace, 2),
+            Cuts(bench, desk, power, sheet, pace, 3),
+        )
         whys = await _tell_all(stories, tell)
         if read := sum(story.messages for story in stories):
             sheet.passed(Check.CONTRACT, f"{read} messages were read, each by the contract")

@@ -6,6 +6,7 @@ not help the story ends with `Unreached`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -65,7 +66,7 @@ class Ending:
         return self.acked or self.logged_in
 
 
-class Story:
+class Story(ABC):
     """One device on one bench, and one credential for it; `tell` is the story. `messages` counts what was read."""
 
     what = ""
@@ -79,9 +80,9 @@ class Story:
         self._pace = pace
         self._credential: Credential = desk.credential(generation)
 
+    @abstractmethod
     async def tell(self) -> None:
         """Tell it; raises Unreached and PowerFailed."""
-        raise NotImplementedError
 
     async def _begin(self, *, suback_delay: float = 0.0) -> None:
         """The device is fresh from the factory."""
