@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from provisioner import policy, transitions
-from provisioner.creation import TRIES, Created, Creation
+from provisioner.creation import TRIES, Created, Creation, NewRequest
 from provisioner.errors import Conflict, Invalid, NotFound, Refused
 from provisioner.handover import new_text
 from provisioner.journal import line_about
@@ -312,11 +312,7 @@ class Administration(Creation):
             policy.check_username_fits(account.name, before.client_id)
             if account.device_broker != before.device_broker and before.generation:
                 raise Conflict("another-broker", "the organisation uses another device broker; make a request there")
-        leaving: tuple[Credential, ...]
-        if before.phase is Phase.PENDING:
-            saved, leaving = transitions.changed(before, retry_count=0, last_refusal=None), ()
-        else:
-            saved, leaving = await self._reopened(before, None, now, again=True)
+        saved, leaving = await self._begun_anew(before, now)
         ruled = await self._ruled_anew(before, account, now, opens=changes.get("status") is Status.ENABLED)
         after = evolve(saved.after, **ruled, **changes)
         check_tight(self._brokers.get(account.device_broker), after.coupling)
@@ -343,14 +339,57 @@ class Administration(Creation):
             "expires_on": now + rules.window * 1000 if opens and rules.window is not None else None,
         }
 
+    async def _begun_anew(self, before: ProvisionRequest, now: Millis) -> tuple[Saved, tuple[Credential, ...]]:
+        if before.phase is Phase.PENDING:
+            return transitions.changed(before, retry_count=0, last_refusal=None), ()
+        return await self._reopened(before, None, now, again=True)
+
     async def end(self, actor: Actor, request: ProvisionRequest, now: Millis) -> None:
         """Take away what a request has, or may get: it is closed, or will be as soon as nothing of it is live."""
         if request.phase in (Phase.CONFIRMED, Phase.RENEWING):
             await self.revoke(actor, request.id, now)
-        elif request.phase is Phase.PENDING or (
-            may(request.phase, Event.WITHDRAW) and request.phase is not Phase.RETIRING
-        ):
+        elif not transitions.is_closed(request):
             await self.stop(actor, request.id, now)
+
+    async def succeed(
+        self,
+        actor: Actor,
+        former: ProvisionRequest,
+        successor: NewRequest | ProvisionRequest,
+        changes: Mapping[str, object],
+        note: Note,
+        **left: object,
+    ) -> ProvisionRequest:
+        """End a request, and let another one take its place, in one commit: neither half is ever there alone.
+
+        `successor` is made, or changed as `changes` say; switched on, it starts over. `left`: changes of `former`.
+        Raises `Conflict`: `busy` where one of them is not as it was read.
+        """
+        check_role(actor)
+        leaving: tuple[Credential, ...] = ()
+        more: tuple[Credential, ...] = ()
+        ended = former
+        if former.phase is Phase.PENDING:
+            ended = transitions.stop_pending(former).after
+        elif not transitions.is_closed(former):
+            saved, leaving = await self._withdraw(former, note.at, stop_wanted=True)
+            ended = saved.after
+        if isinstance(successor, NewRequest):
+            unit = await self._adding_one(actor, successor, note.at)
+            after = unit.added[0]
+        else:
+            begun = Saved(successor, successor)
+            if changes.get("status") is Status.ENABLED:
+                begun, more = await self._begun_anew(successor, note.at)
+            after = self._modified(begun.after, actor, note.at, **changes)
+            check_window(after.activates_on, after.expires_on)
+            unit = Unit(note, saved=(Saved(successor, after),), credentials=more)
+        gone = Saved(former, self._modified(ended, actor, note.at, **left))
+        unit = replace(unit, note=note, saved=(gone, *unit.saved), credentials=(*leaving, *unit.credentials))
+        if not await self._store.commit(unit):
+            raise _busy()
+        self._wake()
+        return after
 
     # -- shared --------------------------------------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from provisioner import policy, transitions
 from provisioner.attachments import Wanted
 from provisioner.entities import Desk
-from provisioner.errors import Conflict, Invalid, QuotaExceeded, Refused, Unavailable, sentence
+from provisioner.errors import Conflict, Invalid, QuotaExceeded, Unavailable, sentence
 from provisioner.handover import new_text
 from provisioner.keys import seal_key
 from provisioner.lifecycle import Phase
@@ -114,6 +115,17 @@ class Created:
     activation_key: Secret | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What becomes a request; `fresh` are the ids of the attachments that were kept for it."""
+
+    new: NewRequest
+    user: User
+    key: Secret | None
+    enclosed: str | None
+    fresh: Sequence[str]
+
+
 class Creation(Desk):
     """The operator's use case of a new provision request."""
 
@@ -122,22 +134,48 @@ class Creation(Desk):
         check_role(actor, Role.PREPARER)
         account = await self.get_account(actor, new.account)
         new = replace(new, client_id=_client_id(new))
+        async with self._telling(actor, account, new, now):
+            return (await self._create(actor, account, [new], now))[0]
+
+    async def create_requests(
+        self, actor: Actor, account: Account, news: Sequence[NewRequest], now: Millis
+    ) -> Sequence[Created]:
+        """Requests of one account, all of them in one commit, or none. Raises as `create_request`."""
+        check_role(actor, Role.PREPARER)
+        return await self._create(actor, account, news, now)
+
+    @asynccontextmanager
+    async def _telling(self, actor: Actor, account: Account, new: NewRequest, now: Millis) -> AsyncIterator[None]:
+        """Whoever follows the events hears of a request that was not let in (domain, table of phases)."""
         try:
-            return await self._create(actor, account, new, now)
+            yield
         except (Conflict, Invalid) as refusal:
             if refusal.code in _TOLD:
-                await self._tell(actor, account, new, refusal, now)
+                nobody = User(0, account.id, new.username, "", now, actor.token_id)
+                turned = self._request_of(actor, account, nobody, new, None, now)
+                turned = evolve(turned, phase=Phase.STOPPED, skipped=True)
+                note = Note(now, "turn-away", actor.token_id, cause=refusal.code)
+                await self._store.commit(Unit(note, turned=(Turned(turned, sentence(refusal.detail)),)))
             raise
 
-    async def _tell(self, actor: Actor, account: Account, new: NewRequest, refusal: Refused, now: Millis) -> None:
-        """Whoever follows the events hears of a request that was not let in (domain, table of phases)."""
-        nobody = User(0, account.id, new.username, "", now, actor.token_id)
-        turned = self._request_of(actor, account, nobody, new, None, now)
-        turned = evolve(turned, phase=Phase.STOPPED, skipped=True)
-        note = Note(now, "turn-away", actor.token_id, cause=refusal.code)
-        await self._store.commit(Unit(note, turned=(Turned(turned, sentence(refusal.detail)),)))
+    async def _create(
+        self, actor: Actor, account: Account, news: Sequence[NewRequest], now: Millis
+    ) -> Sequence[Created]:
+        drawn: list[_Drawn] = []
+        try:
+            for new in news:
+                drawn += [await self._draw(actor, account, new, now)]
+            for _ in range(TRIES):
+                created, unit = await self._adding(actor, account, drawn, now)
+                if await self._store.commit(unit):
+                    self._wake()
+                    return created
+        except Exception:
+            await self.attachments.forget([one for each in drawn for one in each.fresh], now, actor)
+            raise
+        raise Unavailable("this device is being changed too often", retry_after=2)
 
-    async def _create(self, actor: Actor, account: Account, new: NewRequest, now: Millis) -> Created:
+    async def _draw(self, actor: Actor, account: Account, new: NewRequest, now: Millis) -> _Drawn:
         if new.labels.policy_uid or new.policy_name:
             found = await self.policies.of_account(account.id, new.labels.policy_uid or "", new.policy_name)
             new = _ruled(new, found, account, now)
@@ -146,36 +184,32 @@ class Creation(Desk):
         user = await self._provision_user(actor, new, now)
         key = self._new_key(generate=new.generate_key, given=new.activation_key)
         enclosed, fresh = await self.attachments.enclose(actor, account.id, new.attachments, now)
-        try:
-            return await self._commit_new(actor, account, user, new, key, enclosed, now)
-        except Exception:
-            await self.attachments.forget(fresh, now, actor)
-            raise
+        return _Drawn(new, user, key, enclosed, fresh)
 
-    async def _commit_new(
-        self,
-        actor: Actor,
-        account: Account,
-        user: User,
-        new: NewRequest,
-        key: Secret | None,
-        enclosed: str | None,
-        now: Millis,
-    ) -> Created:
-        for _ in range(TRIES):
-            replaced = await self._make_room(account, new, now)
-            request = evolve(self._request_of(actor, account, user, new, key, now), attachments=enclosed)
+    async def _adding(
+        self, actor: Actor, account: Account, drawn: Sequence[_Drawn], now: Millis
+    ) -> tuple[Sequence[Created], Unit]:
+        """The unit that adds requests, and takes away those that they overwrite."""
+        await self._check_quota(account, len(drawn))
+        replaced = [pair for one in drawn for pair in await self._make_room(account, one.new, now)]
+        created = []
+        for one in drawn:
+            request = self._request_of(actor, account, one.user, one.new, one.key, now)
+            request = evolve(request, attachments=one.enclosed)
             await self._check_twin(request)
-            unit = Unit(
-                Note(now, "create", actor.token_id),
-                saved=tuple(saved for saved, _ in replaced),
-                added=(request,),
-                credentials=tuple(credential for _, leaving in replaced for credential in leaving),
-            )
-            if await self._store.commit(unit):
-                self._wake()
-                return Created(request, key)
-        raise Unavailable("this device is being changed too often", retry_after=2)
+            created.append(Created(request, one.key))
+        return created, Unit(
+            Note(now, "create", actor.token_id),
+            saved=tuple(saved for saved, _ in replaced),
+            added=tuple(one.request for one in created),
+            credentials=tuple(credential for _, leaving in replaced for credential in leaving),
+        )
+
+    async def _adding_one(self, actor: Actor, new: NewRequest, now: Millis) -> Unit:
+        """The unit that adds a request without attachments."""
+        account = await self.get_account(actor, new.account)
+        async with self._telling(actor, account, new, now):
+            return (await self._adding(actor, account, [await self._draw(actor, account, new, now)], now))[1]
 
     async def draft(
         self, actor: Actor, account: Account, new: NewRequest, found: Policy, now: Millis
@@ -260,14 +294,17 @@ class Creation(Desk):
             )
         return None
 
-    async def _check_quota(self, account: Account) -> None:
-        if account.quota is not None and await self._store.count_open(account.id) >= account.quota:
-            raise QuotaExceeded("quota-exceeded", f"account {account.name} has its {account.quota} open requests")
+    async def _check_quota(self, account: Account, wanted: int = 1) -> None:
+        if account.quota is None:
+            return
+        room = max(0, account.quota - await self._store.count_open(account.id))
+        if room < wanted:
+            told = f"has room for {room} more" if room else f"has its {account.quota} open requests"
+            raise QuotaExceeded("quota-exceeded", f"account {account.name} {told}")
 
     async def _make_room(
         self, account: Account, new: NewRequest, now: Millis
     ) -> list[tuple[Saved, tuple[Credential, ...]]]:
-        await self._check_quota(account)
         if await self._store.sightings.is_bound(account.device_broker, new.client_id):
             raise Conflict(
                 "client-id-bound",

@@ -33,6 +33,7 @@ MOST_CREATED = 1000
 
 _TRIES = 8
 _LONGEST_DESCRIPTION = 512
+_LARGEST = 16_384
 _MAY_ALLOCATE = (Role.PREPARER, Role.INSTALLER)
 
 
@@ -225,7 +226,7 @@ class Dps:
     async def create(
         self, actor: Actor, org_id: object, group_id: str, new: Registration, now: Millis
     ) -> Sequence[str]:
-        """Register devices; their serial numbers. Raises `NoOrganization`, `NoGroup`, `NotVerified`."""
+        """Register devices, all or none; their serial numbers. Raises `NoOrganization`, `NoGroup`, `NotVerified`."""
         check_role(actor, Role.PREPARER)
         account = await self.organization(actor, org_id)
         group = await self._group(group_id)
@@ -246,11 +247,13 @@ class Dps:
             initial=merged({}, new.data),
             data=merged({}, new.data),
         )
-        return [await self._register(actor, account, group, record, now) for _ in range(new.count)]
+        news = [self._registered(account, group, record) for _ in range(new.count)]
+        created = await self._administration.create_requests(actor, account, news, now)
+        return [one.request.client_id for one in created]
 
-    async def _register(self, actor: Actor, account: Account, group: Group, record: Record, now: Millis) -> str:
+    def _registered(self, account: Account, group: Group, record: Record) -> NewRequest:
         serial_number = b32encode(bytes.fromhex(self._administration.new_uid())[:10]).decode()
-        new = NewRequest(
+        return NewRequest(
             account=account.id,
             client_id=serial_number,
             facts=Facts(serial_number=serial_number),
@@ -258,7 +261,6 @@ class Dps:
             status=Status.DISABLED,
             record=_text(record),
         )
-        return (await self._administration.create_request(actor, new, now)).request.client_id
 
     async def get(self, actor: Actor, org_id: object, serial_number: object) -> Device:
         """One device. Raises `NoOrganization`, `NotVerified`."""
@@ -344,12 +346,8 @@ class Dps:
         copied = replace(
             theirs, data=ours.data, initial=ours.data, batch_tag=ours.batch_tag, description=ours.description
         )
-        await self._administration.end(actor, former, now)
-        changed = await self._administration.update_request(
-            actor, after.id, after.optlock, {"record": _text(copied)}, now
-        )
-        ended = await self._administration.get_request(actor, former.id)
-        await self._administration.update_request(actor, former.id, ended.optlock, {"record": None}, now)
+        note = Note(now, "replace", actor.token_id, cause=f"{former.client_id} by {after.client_id}")
+        changed = await self._administration.succeed(actor, former, after, {"record": _text(copied)}, note, record=None)
         return (await self._shown([changed]))[0]
 
     # -- shared --------------------------------------------------------------------------------------------------------
@@ -394,8 +392,6 @@ class Dps:
         self, actor: Actor, request: ProvisionRequest, account: Account, record: Record, status: Status, now: Millis
     ) -> Device:
         text = _text(record)
-        if len(text.encode()) > 16_384:
-            raise NotVerified("the master data of a device must fit 16384 bytes")
         as_preparer = actor if actor.role is Role.ADMIN else replace(actor, role=Role.PREPARER)
         moved = await self._administration.move(as_preparer, request, account, {"record": text, "status": status}, now)
         return (await self._shown([moved]))[0]
@@ -420,7 +416,10 @@ def _begins_anew(group: Group) -> bool:
 
 
 def _text(record: Record) -> str:
-    return json.dumps(asdict(record), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(asdict(record), separators=(",", ":"), ensure_ascii=False)
+    if len(text.encode()) > _LARGEST:
+        raise NotVerified(f"the master data of a device must fit {_LARGEST} bytes")
+    return text
 
 
 def record_of(request: ProvisionRequest) -> Record:

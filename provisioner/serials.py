@@ -6,7 +6,8 @@
    day (`WINDOW`). Out of a hand-over under way, or confirmed, it starts over: that gives the device a new secret.
 3. Whoever calls in with an enabled serial number first gets the secret. Until the secret was used, the same source
    address may ask again and gets the same one; a lost answer is no support case.
-4. A remap stops the former unit for good before the new one may activate: two are never admitted for one place.
+4. A remap stops the former unit for good in the commit that lets the new one activate: two are never admitted for one
+   place, and no crash leaves it to nobody.
 """
 
 from __future__ import annotations
@@ -336,22 +337,29 @@ class Serials:
         check_role(actor, *_MAY_ENABLE)
         state = await self.get(model, serial_number, now)
         if state.request is None:
-            return await self._create(actor, model, serial_number, None, now)
+            new = _new(model, serial_number, None, now)
+            return (await self._administration.create_request(_as_preparer(actor), new, now)).request
         return await self._open_again(actor, state.request, now)
 
     async def remap(self, actor: Actor, model: Model, serial_number: str, former: str, now: Millis) -> ProvisionRequest:
         """Let a new unit take the place of `former`, whose credential goes: same name, configuration and rules."""
         check_role(actor)
-        state = await self.get(model, serial_number, now)
-        replaced = await self._newest(model, former)
-        if replaced is None:
-            raise NotFound("no-such-serial", "the old serial number was never enabled")
         if former == serial_number:
             raise Invalid("same-serial", "sn and oldsn are the same; leave out oldsn to enable it again", field="oldsn")
-        await self._administration.end(actor, replaced, now)
-        if state.request is None:
-            return await self._create(actor, model, serial_number, replaced, now)
-        return await self._open_again(actor, state.request, now)
+        window: dict[str, object] = {"status": Status.ENABLED, "activates_on": now, "expires_on": now + WINDOW}
+        note = Note(now, "remap", actor.token_id, cause=f"{former} by {serial_number}")
+        for _ in range(_TRIES):
+            state = await self.get(model, serial_number, now)
+            replaced = await self._newest(model, former)
+            if replaced is None:
+                raise NotFound("no-such-serial", "the old serial number was never enabled")
+            successor = state.request or _new(model, serial_number, replaced, now)
+            try:
+                return await self._administration.succeed(actor, replaced, successor, window, note)
+            except Conflict as conflict:
+                if conflict.code != "busy":
+                    raise
+        raise _busy()
 
     async def disable(self, actor: Actor, model: Model, serial_number: str, now: Millis) -> None:
         """Take a unit's credential away; it has to be enabled again before it can activate."""
@@ -359,28 +367,6 @@ class Serials:
         state = await self.get(model, serial_number, now)
         if state.request is not None:
             await self._administration.end(actor, state.request, now)
-
-    async def _create(
-        self, actor: Actor, model: Model, serial_number: str, like: ProvisionRequest | None, now: Millis
-    ) -> ProvisionRequest:
-        new = NewRequest(
-            account=model.account_id,
-            client_id=serial_number,
-            username=model.username,
-            activates_on=now,
-            expires_on=now + WINDOW,
-            facts=Facts(serial_number=serial_number, vendor=model.vendor, model=model.name),
-        )
-        if like is not None:
-            new = replace(
-                new,
-                coupling=like.coupling,
-                configuration=json.loads(like.configuration),
-                device_name=like.device_name,
-                secure_url=like.secure_url,
-                retry_max_attempts=like.retry_max_attempts,
-            )
-        return (await self._administration.create_request(_as_preparer(actor), new, now)).request
 
     async def _open_again(self, actor: Actor, request: ProvisionRequest, now: Millis) -> ProvisionRequest:
         window = {"activates_on": now, "expires_on": now + WINDOW}
@@ -396,7 +382,33 @@ class Serials:
                 )
             except Conflict:
                 request = await self._administration.get_request(actor, request.id)
-        raise Conflict("busy", "this serial number is being changed right now; try again")
+        raise _busy()
+
+
+def _busy() -> Conflict:
+    return Conflict("busy", "this serial number is being changed right now; try again")
+
+
+def _new(model: Model, serial_number: str, like: ProvisionRequest | None, now: Millis) -> NewRequest:
+    """The request of a unit that is enabled for the first time; `like`: the one whose place it takes."""
+    new = NewRequest(
+        account=model.account_id,
+        client_id=serial_number,
+        username=model.username,
+        activates_on=now,
+        expires_on=now + WINDOW,
+        facts=Facts(serial_number=serial_number, vendor=model.vendor, model=model.name),
+    )
+    if like is None:
+        return new
+    return replace(
+        new,
+        coupling=like.coupling,
+        configuration=json.loads(like.configuration),
+        device_name=like.device_name,
+        secure_url=like.secure_url,
+        retry_max_attempts=like.retry_max_attempts,
+    )
 
 
 def _as_preparer(actor: Actor) -> Actor:

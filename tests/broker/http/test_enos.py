@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from provisioner.errors import Rejected
+from provisioner.errors import Rejected, Unavailable
 from provisioner.model import Role
+from provisioner.ports import Unit
 from tests.broker.http.world import NOW, PATH, Operator, World
 
 DEVICE = "/dps-service/v2.5/pvs/device"
@@ -401,6 +402,49 @@ async def test_a_mistake_in_create_is_named(enos: Enos, body: dict[str, Any], te
     if body.get("groupId") == "{group}":
         body = {**body, "groupId": enos.group["groupId"]}
     assert await enos.ask(99400, "create", body, "acme") == text
+
+
+async def test_devices_are_registered_all_or_none(
+    enos: Enos, admin: Operator, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = await admin.ask(201, "POST", "/v2/accounts", {"name": "small", "kind": "TARGET", "quota": 3})
+    form = {name: value for name, value in enos.group.items() if name != "groupId"}
+    group = await admin.ask(201, "POST", "/v2/dps/groups", {**form, "accountId": small["id"], "name": "line-5"})
+    four = {"groupId": group["groupId"], "count": 4}
+    assert await enos.ask(99409, "create", four, "small", 409) == "Account small has room for 3 more."
+    assert (await admin.get(PATH))["provisionRequest"] == []
+    assert len(await enos.ask(0, "create", {**four, "count": 3}, "small")) == 3
+    commit, units = world.store.commit, list[Unit]()
+
+    async def note(unit: Unit) -> bool:
+        units.append(unit)
+        return await commit(unit)
+
+    monkeypatch.setattr(world.store, "commit", note)
+    made = await enos.register(4)
+    assert [[one.client_id for one in unit.added] for unit in units] == [made]
+
+
+async def test_a_replacement_is_one_commit(enos: Enos, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    former, successor = await enos.register(2)
+    await enos.allocate(former, version="2")
+    commit, units = world.store.commit, list[Unit]()
+    is_failing = True
+
+    async def commit_or_fail(unit: Unit) -> bool:
+        if is_failing:
+            raise Unavailable("the database cannot be written")
+        units.append(unit)
+        return await commit(unit)
+
+    monkeypatch.setattr(world.store, "commit", commit_or_fail)
+    both = {"sn": former, "replacementSn": successor}
+    before = [await enos.get(one) for one in (former, successor)]
+    assert await enos.ask(99503, "replace", both, status=503) == "The database cannot be written."
+    assert [await enos.get(one) for one in (former, successor)] == before
+    is_failing = False
+    assert (await enos.ask(0, "replace", both))["deviceData"] == {"version": "2"}
+    assert len(units) == 1
 
 
 async def test_devices_are_found(enos: Enos, admin: Operator, world: World) -> None:

@@ -7,7 +7,9 @@ import httpx2
 import pytest
 
 from broker.http.exosite import MANAGE
+from provisioner.errors import Unavailable
 from provisioner.model import Role
+from provisioner.ports import Unit
 from provisioner.ranges import Casing, Format, SerialRange
 from provisioner.serials import WINDOW
 from tests.broker.http.world import NOW, PATH, Operator, World
@@ -249,6 +251,52 @@ async def test_new_hardware_takes_the_place_of_the_old(world: World, vendor: Ven
     await vendor.post(f"{MODEL}/00123", "enable=true&oldsn=00200")  # and back
     await settle(world)
     assert (await answers(world), await answers(world, "00200")) == (200, 409)
+
+
+async def test_a_remap_is_one_commit(
+    world: World, vendor: Vendor, admin: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enabled(world, vendor)
+    assert await answers(world) == 200
+    await vendor.post(f"{MODEL}/", "sn=00200")
+    commit, units = world.store.commit, list[Unit]()
+    is_failing = True
+
+    async def commit_or_fail(unit: Unit) -> bool:
+        if is_failing:
+            raise Unavailable("the database cannot be written")
+        units.append(unit)
+        return await commit(unit)
+
+    monkeypatch.setattr(world.store, "commit", commit_or_fail)
+    for former, successor in (("00123", "00200"), ("00200", "00123"), ("00123", "00200")):  # new, closed, closed
+        units.clear()
+        is_failing = True
+        before = [await vendor.http.get(f"{MODEL}/{one}") for one in (former, successor)]
+        await vendor.post(f"{MODEL}/{successor}", f"enable=true&oldsn={former}", 503)
+        after = [await vendor.http.get(f"{MODEL}/{one}") for one in (former, successor)]
+        assert [(one.status_code, one.text) for one in after] == [(one.status_code, one.text) for one in before]
+        is_failing = False
+        await vendor.post(f"{MODEL}/{successor}", f"enable=true&oldsn={former}")
+        assert len(units) == 1
+        await settle(world)
+        assert (await state(vendor, former), await state(vendor, successor)) == ("Expired", "Pending Activation")
+
+
+async def test_who_is_remapped_or_disabled_while_its_credential_goes_does_not_come_back(
+    world: World, vendor: Vendor
+) -> None:
+    for serial_number, verb in (("00123", "enable=true&oldsn=00123"), ("00124", "disable=true")):
+        await enabled(world, vendor, serial_number)
+        assert await answers(world, serial_number) == 200
+        await vendor.post(f"{MODEL}/{serial_number}", "enable=true")  # starts over: the credential is on its way out
+        target = serial_number if verb == "disable=true" else "00200"
+        if target == "00200":
+            await vendor.post(f"{MODEL}/", "sn=00200")
+        await vendor.post(f"{MODEL}/{target}", verb)
+        await settle(world)
+        assert await answers(world, serial_number) == 409
+        assert await state(vendor, serial_number) == "Expired"
 
 
 async def test_each_serial_number_has_its_log(world: World, vendor: Vendor) -> None:
