@@ -165,7 +165,7 @@ class Parts:
             self.doors,
             now,
             readiness,
-            registry(figures.claims, figures.connections, figures.bridge_counts),
+            registry(figures.claims, figures.connections, figures.bridge_counts, lambda: self.jobs.failures),
         )
 
     def trusted(self, now: Millis) -> str:
@@ -213,6 +213,10 @@ def _tell_health(trouble: str | None) -> None:
         _log.info("the ledger works again")
     else:
         _log.error("the ledger fails", detail=trouble)
+
+
+def _tell_failure(what: str, error: Exception) -> None:
+    _log.error("a job failed", job=what, exc_info=error)
 
 
 def _lists_of(revocation: RevocationLists) -> Callable[[], Awaitable[str]]:
@@ -291,6 +295,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     brokers |= {one.name: one for one in choices.beside}
     jobs = Jobs(store, brokers, vault, entropy)
     jobs.wake = wake.set
+    jobs.report = _tell_failure
     provisioner = Provisioner(
         store,
         vault,

@@ -7,11 +7,14 @@
 4. An install runs in a task of its own: a device that goes away does not stop it half-way.
 5. Times are the wall clock's, which may be set. When it went back, what is due further ahead than any job may be was
    written by a clock that was ahead: it is due at once, and an offer gets its confirm time from now.
+6. A job that fails by our own fault stops no other: it is reported, its request's journal tells of it, and it comes
+   back later and later. A store that is away fails no job: the lease runs out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +36,7 @@ RECONCILE_EVERY = 60_000
 """Between two looks at what the device brokers hold, milliseconds."""
 
 _BATCH = 100
-_BACKOFF_CAP = 60_000
+_BACKOFF_FIRST, _BACKOFF_CAP = 1_000, 60_000
 _STEP_BACK = 1_000
 """A clock that goes back by less is being adjusted, milliseconds."""
 _TRIES = 8
@@ -46,13 +49,21 @@ _GONE = {
     Revoke.OPEN: "gone; this device broker leaves an open session until it connects anew",
 }
 
+Report = Callable[[str, Exception], None]
+"""Told of each failure that is our own fault: what failed, in our words, and by what."""
+
 Key = tuple[str, str, int]
 """(device broker, clientId, generation)."""
 
 
+def raise_it(_what: str, error: Exception) -> None:
+    """A `Report` for who wants to see a failure where it happened: it ends the step."""
+    raise error
+
+
 def backoff(attempts: int, entropy: Entropy) -> Millis:
     """Milliseconds until the next attempt: 1 s doubled each time, at most a minute, less up to a half by chance."""
-    longest: int = min(_BACKOFF_CAP, 1000 * 2 ** min(attempts, 10))
+    longest: int = min(_BACKOFF_CAP, _BACKOFF_FIRST * 2 ** min(attempts, 10))
     return longest - longest * entropy(1)[0] // 512
 
 
@@ -73,7 +84,8 @@ class Jobs:
         self._vault = vault
         self._entropy = entropy
         self._refusals = Refusals()
-        self._reconciler = Reconciler(store, brokers, vault)
+        self._expire_on: Millis = 0
+        self._times_unexpired = 0
         self._reconcile_on: Millis = 0
         self._broker_is_back = False
         self._installing: dict[Key, _Running] = {}
@@ -81,6 +93,10 @@ class Jobs:
         self._recall_on = math.inf
         self.wake: Callable[[], None] = lambda: None
         """Set by whoever runs the loop; called when something became due earlier than `step` said."""
+        self.report: Report = raise_it
+        """Set by whoever has a log."""
+        self.failures = 0
+        """Jobs that failed by our own fault, since the start."""
 
     # -- install -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +131,7 @@ class Jobs:
         self, key: Key, request: ProvisionRequest, credential: Credential, password: Secret, now: Millis
     ) -> Unit | None:
         try:
-            outcome = (await self._broker(credential).install([ToInstall(credential, password)]))[0]
+            outcome = await self._put_in(credential, password)
             if outcome is Install.DONE and self._installing[key].waiting:
                 unit = transitions.install_and_offer(
                     request, credential, Note(now, "install", cause="installed, offered")
@@ -132,8 +148,17 @@ class Jobs:
         except Unavailable:
             # The lease runs out and the job comes back.
             return None
+        except Exception as error:  # noqa: BLE001  # rule 6
+            await self._put_off(request, credential, now, error)
+            return None
         finally:
             del self._installing[key]
+
+    async def _put_in(self, credential: Credential, password: Secret) -> Install:
+        try:
+            return (await self._broker(credential).install([ToInstall(credential, password)]))[0]
+        except Unavailable:
+            return Install.LATER
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -147,18 +172,47 @@ class Jobs:
         if self._broker_is_back:
             self._broker_is_back = False
             await self._store.recall(now, now + transitions.CONFIRM_LIMIT)
-        for request in await self._store.find_lapsed(now, _BATCH):
-            await self._store.commit(transitions.expire(request, Note(now, "expire", cause=_WINDOW_OVER)))
+        await self._expire(now)
         await self._record_refusals()
         if not now < self._reconcile_on <= now + RECONCILE_EVERY:
             self._reconcile_on = now + RECONCILE_EVERY
-            await self._reconciler.mend(now)
+            await self._reconcile(now)
         leased = await self._store.lease_due(now, now + LEASE, _BATCH)
-        await asyncio.gather(*(self._work(credential, dossier.request, now) for credential, dossier in leased))
+        ended = [self._do(credential, dossier.request, now) for credential, dossier in leased]
+        for error in await asyncio.gather(*ended, return_exceptions=True):
+            if error is not None:
+                raise error
         if len(leased) == _BATCH:
             return now
         due = await self._store.next_due()
+        if due is not None and self._expire_on > now:
+            due = max(due, now + _BACKOFF_FIRST)
         return self._reconcile_on if due is None else min(due, self._reconcile_on)
+
+    async def _expire(self, now: Millis) -> None:
+        """Close requests whose window is over. One that fails is due all the while, so all are left for a moment."""
+        if now < self._expire_on <= now + _BACKOFF_CAP:
+            return
+        failed = False
+        for request in await self._store.find_lapsed(now, _BATCH):
+            try:
+                await self._store.commit(transitions.expire(request, Note(now, "expire", cause=_WINDOW_OVER)))
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # rule 6
+                failed = True
+                self._fail(f"the end of the window of request {request.id}", error)
+        self._expire_on = now + backoff(self._times_unexpired, self._entropy) if failed else 0
+        self._times_unexpired = self._times_unexpired + 1 if failed else 0
+
+    async def _reconcile(self, now: Millis) -> None:
+        for name, broker in self._brokers.items():
+            try:
+                await Reconciler(self._store, {name: broker}, self._vault).mend(now)
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # rule 6
+                self._fail(f"the comparison with the device broker {name}", error)
 
     def reconcile(self) -> None:
         """A device broker was reached again: compare it with the ledger now, and do what was put off meanwhile."""
@@ -175,6 +229,28 @@ class Jobs:
             # Once more for who read the clock before it went back, and commits after this.
             self._recall_on = now + _BACKOFF_CAP if went_back else math.inf
         self._latest = max(self._latest, now)
+
+    async def _do(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
+        try:
+            await self._work(credential, request, now)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # rule 6
+            await self._put_off(request, credential, now, error)
+
+    async def _put_off(self, request: ProvisionRequest, credential: Credential, now: Millis, error: Exception) -> None:
+        """A job failed by our own fault: the same again later."""
+        cause = f"it failed ({type(error).__name__}), attempt {credential.attempts + 1}; the log tells more"
+        due_on = now + backoff(credential.attempts, self._entropy)
+        with contextlib.suppress(Exception):  # not even that is taken: its lease runs out
+            await self._store.commit(
+                transitions.postpone(request, credential, due_on, Note(now, "postpone", cause=cause))
+            )
+        self._fail(f"the job of {credential.username}, {credential.state}", error)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self.failures += 1
+        self.report(what, error)
 
     async def _work(self, credential: Credential, request: ProvisionRequest, now: Millis) -> None:
         if credential.state is State.CONFIRMED:

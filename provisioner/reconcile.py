@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from provisioner import transitions
 from provisioner.errors import Unavailable
-from provisioner.handover import Vault
+from provisioner.handover import Vault, VaultError
 from provisioner.journal import line_of
 from provisioner.keys import secret_context
 from provisioner.lifecycle import LIVE, State
@@ -27,6 +27,7 @@ from provisioner.ports import DeviceBroker, Install, Note, Revoke, Store, ToInst
 _PAGE = 500
 _BATCH = 100
 
+_SHUT = "missing at the device broker; its sealed password does not open with the keys at hand"
 _MAY_BE_THERE = LIVE | {State.MINTED}
 """A minted one is on its way in: taken out, it would be refused for good when its install is committed."""
 
@@ -161,10 +162,16 @@ class Reconciler:
     async def _put_back(
         self, broker: DeviceBroker, missing: Sequence[tuple[Difference, Credential]], now: Millis
     ) -> None:
-        if not missing:
+        opened = []
+        for difference, credential in missing:
+            try:
+                opened.append((difference, credential, self._opened(credential)))
+            except VaultError:
+                await self._tell(Note(now, "reconcile", cause=_SHUT), credential)
+        if not opened:
             return
-        outcomes = await broker.install([self._opened(credential) for _, credential in missing])
-        for (difference, credential), outcome in zip(missing, outcomes, strict=True):
+        outcomes = await broker.install([to_install for _, _, to_install in opened])
+        for (difference, credential, _), outcome in zip(opened, outcomes, strict=True):
             if outcome is not Install.DONE:
                 continue
             await self._tell(_note(difference, now), credential)

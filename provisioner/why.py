@@ -20,7 +20,7 @@ from provisioner.errors import Reason, Rejected
 from provisioner.handover import Vault
 from provisioner.keys import open_keys
 from provisioner.lifecycle import Phase, State
-from provisioner.model import Dossier, Entry, Millis, ProvisionRequest, Status
+from provisioner.model import Credential, Dossier, Entry, Millis, ProvisionRequest, Status
 from provisioner.policy import Actor, parse_identifier
 from provisioner.ports import DeviceBroker, Store
 
@@ -131,7 +131,7 @@ class Why:
         ]
         if dossier is None:
             return tests
-        tests.append(_retiring(request))
+        tests.append(_retiring(request, dossier))
         if request.phase is Phase.PENDING:
             tests += [_window(request, now), *_mint(request, dossier), self._broker(request), self._sealing(request)]
         elif request.phase is Phase.CONFIRMED:
@@ -218,9 +218,9 @@ def _open(request: ProvisionRequest) -> Test:
     return Test("open", passed=False, detail=why, cure=cure, reason=reason)
 
 
-def _retiring(request: ProvisionRequest) -> Test:
+def _retiring(request: ProvisionRequest, dossier: Dossier) -> Test:
     if request.phase is Phase.RETIRING:
-        detail = "a former credential is being taken out of the device broker"
+        detail = "a former credential is being taken out of the device broker" + _failed(dossier.credential)
         cure = "wait a moment; provisioner drift shows a device broker that is away"
         return Test("retired", passed=False, detail=detail, cure=cure, reason=Reason.WAIT)
     return Test("retired", passed=True, detail="no credential is being taken out")
@@ -264,10 +264,18 @@ def _mint(request: ProvisionRequest, dossier: Dossier) -> list[Test]:
 def _offer(request: ProvisionRequest, dossier: Dossier, now: Millis) -> Test:
     credential = dossier.credential
     if credential is None or credential.state is State.MINTED:
-        detail, cure = "its credential is not in the device broker yet", "wait a moment; provisioner drift shows more"
+        detail = "its credential is not in the device broker yet" + _failed(credential)
+        cure = "wait a moment; provisioner drift shows more"
         return Test("offer", passed=False, detail=detail, cure=cure, reason=Reason.WAIT)
     if credential.state not in (State.INSTALLED, State.OFFERED) or credential.confirm_before <= now:
         detail = f"generation {credential.generation} was not confirmed in time, or is being taken out"
         return Test("offer", passed=False, detail=detail, cure="wait a moment", reason=Reason.WAIT)
     detail = f"generation {request.generation} is offered again until {policy.iso(credential.confirm_before)}"
     return Test("offer", passed=True, detail=detail)
+
+
+def _failed(credential: Credential | None) -> str:
+    """How often a job was tried in vain; each time has its line in the request's log."""
+    if credential is None or not credential.attempts:
+        return ""
+    return f"; failed attempts: {credential.attempts}, provisioner request log {credential.client_id} tells why"

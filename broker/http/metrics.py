@@ -18,10 +18,12 @@ class _Figures(Collector):
         claims: Callable[[], Mapping[str, int]],
         connections: Callable[[], int],
         bridge: Callable[[], Mapping[str, int]],
+        job_failures: Callable[[], int],
     ) -> None:
         self._claims = claims
         self._connections = connections
         self._bridge = bridge
+        self._job_failures = job_failures
 
     def collect(self) -> Iterator[Metric]:
         claims = CounterMetricFamily("provisioner_claims", "Claims answered, by reason.", labels=("reason",))
@@ -32,6 +34,9 @@ class _Figures(Collector):
         for event, count in self._bridge().items():
             bridge.add_metric((event,), count)
         yield bridge
+        yield CounterMetricFamily(
+            "provisioner_job_failures", "Jobs that failed by our own fault, each tried again.", self._job_failures()
+        )
         yield GaugeMetricFamily(
             "provisioner_connections", "Provisioning connections open now.", value=self._connections()
         )
@@ -41,11 +46,13 @@ def registry(
     claims: Callable[[], Mapping[str, int]],
     connections: Callable[[], int],
     bridge: Callable[[], Mapping[str, int]] = dict,
+    job_failures: Callable[[], int] = int,
 ) -> CollectorRegistry:
-    """Registry of `provisioner_claims_total{reason}`, `provisioner_connections` and `provisioner_bridge_total{event}`.
+    """Registry of the figures above; not the global one.
 
-    Not the global one.
+    `provisioner_claims_total{reason}`, `provisioner_connections`, `provisioner_bridge_total{event}`,
+    `provisioner_job_failures_total`.
     """
     made = CollectorRegistry()
-    made.register(_Figures(claims, connections, bridge))
+    made.register(_Figures(claims, connections, bridge, job_failures))
     return made

@@ -272,15 +272,17 @@ class SqliteStore:
     async def _commit_batch(self, units: list[Unit]) -> Sequence[bool | Exception]:
         try:
             return await self._write_and_tell(units)
-        except Conflict:
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001  # one of them is at fault: each once more, alone
             outcomes: list[bool | Exception] = []
         for unit in units:
             try:
                 outcomes += await self._write_and_tell([unit])
             except _FormerKey:
                 outcomes.append(False)
-            except Conflict as conflict:
-                outcomes.append(conflict)
+            except Exception as error:  # noqa: BLE001  # for who asked for this one
+                outcomes.append(error)
         return outcomes
 
     async def _write_and_tell(self, units: list[Unit]) -> list[bool]:

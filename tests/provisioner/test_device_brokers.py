@@ -13,6 +13,7 @@ from provisioner.errors import Forbidden, Invalid, Reason, Rejected
 from provisioner.lifecycle import Phase
 from provisioner.model import AccountKind, Coupling, Kind, Role
 from provisioner.ports import Install
+from provisioner.reconcile import Reconciler
 from provisioner.terms import check_kind
 from tests.provisioner.conftest import ADMIN, START, CueBroker, World
 
@@ -148,6 +149,6 @@ async def test_many_that_are_missing_are_put_back_in_few_calls(world: World) -> 
         return await install(items)  # type: ignore[arg-type]  # as given
 
     world.broker.install = counted  # type: ignore[assignment,method-assign]  # counts
-    await world.jobs._reconciler.mend(world.now)
+    await Reconciler(world.store, {"embedded": world.broker}, world.vault).mend(world.now)
     assert calls == TWO
     assert len(world.broker.live) == 150

@@ -113,16 +113,18 @@ async def test_units_at_once_are_judged_one_by_one(world: World) -> None:
     assert await asyncio.gather(*map(world.store.commit, units)) == [True, False] * 20
 
 
-async def test_a_unit_that_breaks_a_rule_of_the_database_fails_alone(world: World) -> None:
+async def test_a_unit_that_cannot_be_written_fails_alone(world: World) -> None:
     first, second = (await world.request("dev-1")).request, (await world.request("dev-2")).request
     outcomes = await asyncio.gather(
         world.store.commit(Unit(NOTE, saved=(transitions.changed(first, retry_count=1),))),
-        world.store.commit(Unit(NOTE, added=(first,))),
+        world.store.commit(Unit(NOTE, added=(first,))),  # it is there already
+        world.store.commit(Unit(NOTE, saved=(transitions.changed(second, retry_count=b""),))),  # no number
         world.store.commit(Unit(NOTE, saved=(transitions.changed(second, retry_count=1),))),
         return_exceptions=True,
     )
-    assert [outcomes[0], outcomes[2]] == [True, True]
+    assert [outcomes[0], outcomes[3]] == [True, True]
     assert isinstance(outcomes[1], Conflict)
+    assert isinstance(outcomes[2], TypeError)
 
 
 async def test_a_commit_that_fails_is_no_answer_and_the_next_one_works(world: World) -> None:

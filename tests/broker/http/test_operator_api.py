@@ -86,6 +86,7 @@ async def test_metrics_need_any_valid_token(world: World) -> None:
     answer = await (await world.operator(Role.VIEWER, "acme")).http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'provisioner_claims_total{reason="denied"} 1.0' in answer.text
+    assert "provisioner_job_failures_total 0.0" in answer.text
     assert "provisioner_connections 3.0" in answer.text
 
 

@@ -170,6 +170,14 @@ async def test_in_every_state_the_verdict_is_the_answer(
         assert last["passed"]
 
 
+async def test_a_job_that_fails_is_told_with_where_to_read_why(admin: Operator, world: World) -> None:
+    await away(Case(world, admin, await admin.create("dev-1")))
+    told = await admin.get("/v2/why", clientId="dev-1")
+    assert told["test"][-1]["detail"] == (
+        "its credential is not in the device broker yet; failed attempts: 1, provisioner request log dev-1 tells why"
+    )
+
+
 async def test_a_device_that_nobody_knows(admin: Operator, world: World) -> None:
     told = await admin.get("/v2/why", clientId="dev-9")
     assert (told["reason"], told["test"][0]["name"], told["refusal"]) == ("denied", "match", [])
