@@ -455,14 +455,14 @@ class Bulk:
         terms: Terms,
         now: Millis,
     ) -> Plan:
-        device_id = _guid(self._entropy)
+        device_id = _guid(self._entropy, now)
         client_id = element.client_id or device_id
         if client_id in world.client_ids:
             raise Invalid("duplicate-client-id", "there is an open request for this ClientId", field="ClientId")
         if not world.units.isdisjoint(_units(element)):
             raise Invalid("duplicate-unit", "there is an open request for this SerialNumber or MacAddress")
         policy.check_username_fits(company.name, client_id)
-        name = element.device_name or f"Device-{device_id[:8]}"
+        name = element.device_name or _generated_name(device_id)
         facts = Facts(
             serial_number=element.serial_number or None,
             mac_address=element.mac_address or None,
@@ -528,7 +528,7 @@ class Bulk:
             )
         name = request.device_name
         if element.device_name is not None:
-            name = element.device_name or f"Device-{device.device_id[:8]}"
+            name = element.device_name or _generated_name(device.device_id)
         after = device._replace(
             contact_id=device.contact_id if contact is None else contact.id,
             group_id=group.id,
@@ -609,13 +609,21 @@ def _kept(said: str | None, before: str) -> str:
     return before if said is None else said
 
 
-def _guid(entropy: Entropy) -> str:
-    """A random GUID (RFC 9562, version 4), dashed, in small letters."""
-    data = bytearray(entropy(16))
-    data[6] = data[6] & 0x0F | 0x40
+def _guid(entropy: Entropy, now: Millis) -> str:
+    """A GUID (RFC 9562, version 7: 48 bits of milliseconds, then 74 random ones), dashed, in small letters.
+
+    Ids made together sort together: random ones put each row on a page of its own, and each page is written twice.
+    """
+    data = bytearray(now.to_bytes(6, "big") + entropy(10))
+    data[6] = data[6] & 0x0F | 0x70
     data[8] = data[8] & 0x3F | 0x80
     text = data.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _generated_name(device_id: str) -> str:
+    """From its last digits: the first ones are a time."""
+    return f"Device-{device_id[-8:]}"
 
 
 def _account_name(display_name: str, taken: set[str]) -> str:

@@ -18,6 +18,7 @@ from provisioner.journal import line_about, line_of
 from provisioner.lifecycle import Phase
 from provisioner.model import Millis, ProvisionRequest, evolve
 from provisioner.ports import Note, Saved, Unit
+from provisioner.store.inserting import insert
 from provisioner.store.statements import SQL, read_request, row_values
 from provisioner.store.units import append, write_units
 
@@ -179,11 +180,11 @@ class _Chunk:
             )
             for plan in accepted
         ]
-        execute = self._connection.executemany
-        execute(SQL["save_device"], devices)
         at = self._note.at
-        execute(SQL["add_mail"], [(plan.request.id, plan.mail, at, 0) for plan in accepted if plan.mail is not None])
-        execute(SQL["add_batch_row"], [self._batch_row(plan) for plan in accepted])
+        mails = [(plan.request.id, plan.mail, at, 0) for plan in accepted if plan.mail is not None]
+        insert("save_devices", devices, self._connection)
+        insert("add_mails", mails, self._connection)
+        insert("add_batch_rows", [self._batch_row(plan) for plan in accepted], self._connection)
         return looked
 
     def _judge(self, plans: Sequence[Plan], *, halt: bool) -> tuple[list[Plan], int]:
@@ -269,7 +270,7 @@ class _Chunk:
                     plan.verdict.user_state = EntityState.NEW
                 made[key] = contact.id if known is None else known[0]
             last[key] = contact._replace(id=made[key])
-        self._connection.executemany(SQL["save_contact"], list(last.values()))
+        insert("save_contacts", list(last.values()), self._connection)
         return made
 
     def _unit(self, plan: Plan) -> Unit:
@@ -300,7 +301,7 @@ def _undo(connection: sqlite3.Connection, row: BatchRow, note: Note) -> bool:
         after = Saved(request, _renamed(request, name, note))
         if not write_units([Unit(note, saved=(after,))], connection)[0][0]:
             return False
-        connection.execute(SQL["save_device"], device)
+        insert("save_devices", [device], connection)
         connection.execute(SQL["delete_batch_row"], {"batch_id": row.batch_id, "number": row.number})
         return True
     if request.phase is not Phase.PENDING or request.generation:

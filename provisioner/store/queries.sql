@@ -261,19 +261,8 @@ UPDATE request SET keys_sealed = iif(j.keys_changed, j.keys_sealed, request.keys
   FROM (SELECT {jobs} FROM json_each(:rows)) j
  WHERE request.id = j.id;
 
--- name: add_request
-INSERT INTO request (id, job_id, account_id, client_id, provision_user_id, device_broker, status, activates_on,
-       expires_on, secure_url, coupling, confirm, confirm_time, configuration, serial_number, mac_address, vendor,
-       brand, model, device_name, forget, reuse_key, retry_max_attempts, keys_sealed, phase, generation,
-       proved_generation, retry_count, rotate_wanted, stop_wanted, skipped, progress, start_on, last_refusal,
-       job_status, created_on, created_by, modified_on, modified_by, optlock, job_optlock, labels, topics, validity,
-       kind, record, attachments)
-VALUES (:id, :job_id, :account_id, :client_id, :provision_user_id, :device_broker, :status, :activates_on,
-       :expires_on, :secure_url, :coupling, :confirm, :confirm_time, :configuration, :serial_number, :mac_address,
-       :vendor, :brand, :model, :device_name, :forget, :reuse_key, :retry_max_attempts, :keys_sealed, :phase,
-       :generation, :proved_generation, :retry_count, :rotate_wanted, :stop_wanted, :skipped, :progress, :start_on,
-       :last_refusal, :job_status, :created_on, :created_by, :modified_on, :modified_by, :optlock, :job_optlock, :labels,
-       :topics, :validity, :kind, :record, :attachments);
+-- name: add_requests
+INSERT INTO request ({added}) VALUES {values};
 
 -- name: save_credentials
 -- Rows as a JSON array of objects. A password is sealed once, at the mint, and wiped once: in between only a rotation
@@ -495,9 +484,9 @@ SELECT id, account_id, email, first_name, last_name, custom1, custom2, custom3 F
 -- name: find_contact
 SELECT id FROM contact WHERE account_id = ? AND email = ?;
 
--- name: save_contact
+-- name: save_contacts
 INSERT INTO contact (id, account_id, email, first_name, last_name, custom1, custom2, custom3)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+VALUES {values}
 ON CONFLICT (account_id, email) DO UPDATE SET first_name = excluded.first_name, last_name = excluded.last_name,
        custom1 = excluded.custom1, custom2 = excluded.custom2, custom3 = excluded.custom3;
 
@@ -531,9 +520,9 @@ SELECT d.device_id, d.request_id, d.contact_id, d.group_id, d.policy_name, d.sto
 -- name: find_device_ties
 SELECT group_id, contact_id FROM device WHERE device_id = :device_id;
 
--- name: save_device
+-- name: save_devices
 INSERT INTO device (device_id, request_id, contact_id, group_id, policy_name, storage_gb, custom1, custom2, custom3)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES {values}
 ON CONFLICT (device_id) DO UPDATE SET contact_id = excluded.contact_id, group_id = excluded.group_id,
        policy_name = excluded.policy_name, storage_gb = excluded.storage_gb, custom1 = excluded.custom1,
        custom2 = excluded.custom2, custom3 = excluded.custom3;
@@ -580,8 +569,8 @@ SELECT id, name, account_id, created_on, created_by, (SELECT count(*) FROM batch
   FROM batch WHERE :accounts IS NULL OR account_id IN (SELECT value FROM json_each(:accounts))
  ORDER BY id DESC LIMIT :limit;
 
--- name: add_batch_row
-INSERT INTO batch_row (batch_id, number, device_id, request_id, optlock, former) VALUES (?, ?, ?, ?, ?, ?);
+-- name: add_batch_rows
+INSERT INTO batch_row (batch_id, number, device_id, request_id, optlock, former) VALUES {values};
 
 -- name: list_batch_rows
 SELECT batch_id, number, device_id, request_id, optlock, former FROM batch_row
@@ -590,8 +579,8 @@ SELECT batch_id, number, device_id, request_id, optlock, former FROM batch_row
 -- name: delete_batch_row
 DELETE FROM batch_row WHERE batch_id = :batch_id AND number = :number;
 
--- name: add_mail
-INSERT INTO mail (request_id, email, due_on, attempts) VALUES (?, ?, ?, ?)
+-- name: add_mails
+INSERT INTO mail (request_id, email, due_on, attempts) VALUES {values}
 ON CONFLICT (request_id) DO UPDATE SET email = excluded.email, due_on = excluded.due_on, attempts = 0;
 
 -- name: lease_mails

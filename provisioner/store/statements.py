@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
 from importlib.resources import files
+from operator import attrgetter
 from typing import Any
 
 from provisioner.events import StoredEvent
@@ -143,6 +144,15 @@ _JOB = [
 ]
 
 
+_PLACES = {name: f"facts.{name}" for name in (field.name for field in fields(Facts))} | {
+    name: f"{name}.value" for name in ("status", "coupling", "confirm", "phase", "kind")
+}
+"""Where the value of a column is, if not in the request's field of that name."""
+
+_ADDED = [column.removeprefix("r.") for column in _REQUEST if column.startswith("r.") and column != "r.labels"]
+_values_added = attrgetter(*(_PLACES.get(name, name) for name in _ADDED))
+
+
 def _members(names: Sequence[str]) -> str:
     """Columns out of the objects of a JSON array."""
     return ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
@@ -163,6 +173,7 @@ def _load() -> dict[str, str]:
         "{jobs}": _members(_JOB),
         "{credentials}": _members(_CREDENTIAL_FIELDS),
         "{credential_names}": ", ".join(_CREDENTIAL_FIELDS),
+        "{added}": ", ".join((*_ADDED, "job_status", "labels")),
     }
     statements = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
@@ -308,8 +319,13 @@ def job_values(request: ProvisionRequest) -> dict[str, Any]:
 
 
 def request_values(request: ProvisionRequest) -> dict[str, Any]:
-    """Parameters of `save_request` and `add_request`, and some they do not ask for."""
+    """Parameters of `save_request`, and some it does not ask for."""
     return vars(request) | vars(request.facts) | job_values(request) | {"labels": _labels_text(request.labels)}
+
+
+def added_values(request: ProvisionRequest) -> tuple[object, ...]:
+    """A row of `add_requests`."""
+    return (*_values_added(request), job_status(request).value, _labels_text(request.labels))
 
 
 def row_values(value: Account | Attachment | User | Token | Label | Bound | Certificate) -> dict[str, Any]:

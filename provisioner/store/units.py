@@ -2,7 +2,7 @@
 
 1. Rows of the path of a claim go in as one JSON text a table. The statement then runs to its end without the
    interpreter's lock, which would otherwise be given up and won back from the event loop once a row: on a busy server
-   that costs more than the row. What operators write, long rows and few of them, goes in row by row.
+   that costs more than the row. Requests are long rows: new ones go in by `inserting`, changed ones row by row.
 2. Guards are compared in order of arrival, inside the write transaction: a stale unit changes nothing.
 3. The journal grows in the same transaction, each line chained to the one before.
 """
@@ -19,7 +19,8 @@ from provisioner.journal import GENESIS, digest, lines_of
 from provisioner.model import Line
 from provisioner.ports import Unit
 from provisioner.store.certificate_rows import revoked_by
-from provisioner.store.statements import SQL, job_values, request_values, row_values
+from provisioner.store.inserting import insert
+from provisioner.store.statements import SQL, added_values, job_values, request_values, row_values
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -65,7 +66,7 @@ def _check_guards(units: list[Unit], connection: sqlite3.Connection) -> list[boo
 def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
     jobs: dict[int, dict[str, Any]] = {}
     requests: list[dict[str, Any]] = []
-    added: list[dict[str, Any]] = []
+    added: list[tuple[object, ...]] = []
     credentials: list[dict[str, Any]] = []
     certificates: list[dict[str, Any]] = []
     revoked: list[dict[str, Any]] = []
@@ -82,7 +83,7 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
                 jobs[saved.after.id] = job
             if saved.after.optlock != saved.before.optlock:
                 requests.append(request_values(saved.after))
-        added += map(request_values, unit.added)
+        added += map(added_values, unit.added)
         credentials += map(vars, unit.credentials)
         certificates += map(row_values, unit.certificates)
         revoked += revoked_by(unit)
@@ -91,7 +92,7 @@ def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:
         events += events_of(unit)
     _execute("save_jobs", list(jobs.values()), connection)
     connection.executemany(SQL["save_request"], requests)
-    connection.executemany(SQL["add_request"], added)
+    insert("add_requests", added, connection)
     _execute("save_credentials", credentials, connection)
     _execute("add_certificates", certificates, connection)
     _execute("revoke_certificates", revoked, connection)

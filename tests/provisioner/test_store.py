@@ -294,7 +294,7 @@ def test_every_statement_is_one_statement() -> None:
     assert len(SQL) > 20
     for name, text in SQL.items():
         assert len(list(statements(text))) == 1, name
-        assert "{" not in text, name
+        assert "{" not in text.replace("VALUES {values}", ""), name
     with pytest.raises(ValueError, match="middle"):
         list(statements("SELECT 1"))
     numbers = [number for number, _, _ in shipped()]

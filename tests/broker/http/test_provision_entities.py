@@ -97,7 +97,7 @@ async def test_a_device_is_added_as_the_document_says(admin: Operator, world: Wo
     (element,) = said["Element"]
     assert list(element)[: len(SEED_FIELDS) - 1] == SEED_FIELDS[:-1]
     made = {name: element.pop(name) for name in ("DeviceId", "ActivationCode", "ClientId", "Username")}
-    assert uuid.UUID(made["DeviceId"]).version == 4
+    assert uuid.UUID(made["DeviceId"]).version == 7
     assert (made["ClientId"], made["Username"]) == (made["DeviceId"], "factory")
     assert len(made["ActivationCode"]) == 32
     assert element == {name: value for name, value in sent.items() if name != "DeviceId"} | {
@@ -290,7 +290,7 @@ async def test_a_ledger_that_fails_is_told_with_the_rows_that_were_not_done(admi
 async def test_empty_texts_have_the_meaning_of_the_document(admin: Operator) -> None:
     element = await row(admin, UserGroup="", CompanyName="", DeviceName="")
     assert (element["UserGroup"], element["CompanyName"]) == ("", "")
-    assert element["DeviceName"] == f"Device-{element['DeviceId'][:8]}"
+    assert element["DeviceName"] == f"Device-{element['DeviceId'][-8:]}"
     (exported,) = (await admin.get("/v2/devices"))["device"]
     assert (exported["UserGroup"], exported["CompanyName"]) == ("All Users", "unknown")
     account = await admin.get("/v2/accounts/unknown")
@@ -317,7 +317,7 @@ async def test_null_keeps_and_an_empty_text_blanks(admin: Operator) -> None:
     assert (changed["DeviceState"], changed["UserState"]) == ("Updated", "Updated")
     told = await exported()
     assert {name: told[name] for name in KEPT} == dict.fromkeys(KEPT, "")
-    assert told["DeviceName"] == f"Device-{device_id[:8]}"
+    assert told["DeviceName"] == f"Device-{device_id[-8:]}"
     assert told["CurrentStorageGB"] == 5
 
 
