@@ -28,7 +28,7 @@ from broker.mqtt.interface import Answer, Inbound, Service
 from broker.mqtt.messages import CONTENT_TYPE
 from broker.mqtt.properties import Properties
 from broker.mqtt.topics import Address, Topics, UnknownTopic
-from broker.mqtt.upstream import Away, Letter, LoginRefused, Packed, Received, Site, Upstream
+from broker.mqtt.upstream import Away, Letter, LoginRefused, Received, Site, Upstream, packed
 from provisioner.model import SHARED
 from provisioner.ports import Entropy
 
@@ -235,7 +235,7 @@ class Bridge:
     # Messages.
 
     def _receive(self, upstream: Upstream, message: Received) -> None:
-        """What aiomqtt hands over: from here on a message is in work, waits, or is dropped and counted."""
+        """A message came: from here on a message is in work, waits, or is dropped and counted."""
         self.counters.messages += 1
         address = self._address(message)
         if address is None:
@@ -253,7 +253,7 @@ class Bridge:
         """Whose message it is; None: nobody's who could be answered."""
         try:
             address = self._topics.parse(message.topic)
-        except (UnknownTopic, UnicodeDecodeError):
+        except UnknownTopic:
             return None
         if self._dotless and ("." in address.user or "." in address.client_id):
             return None
@@ -304,11 +304,10 @@ class Bridge:
         finally:
             self._leave()
 
-    def _properties(self, answer: Answer, message: Received) -> Packed:
-        correlation = getattr(message.properties, "CorrelationData", None)
-        if correlation is None:
+    def _properties(self, answer: Answer, message: Received) -> bytes:
+        if message.correlation is None:
             return self._plain_properties[answer.content_type]
-        return _properties(answer.content_type, correlation)
+        return _properties(answer.content_type, message.correlation)
 
     # Replies.
 
@@ -346,8 +345,8 @@ class Bridge:
             self._idle.set()
 
 
-def _properties(content_type: str, correlation: bytes | None) -> Packed:
+def _properties(content_type: str, correlation: bytes | None) -> bytes:
     properties = Properties(message_expiry_interval=EXPIRY, content_type=content_type)
     if correlation is not None:
         properties["correlation_data"] = correlation
-    return Packed(properties)
+    return packed(properties)

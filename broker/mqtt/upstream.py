@@ -1,13 +1,17 @@
 """One connection to somebody else's broker, on aiomqtt: what a service needs that answers thousands of clients there.
 
-1. Small packets leave at once: without TCP_NODELAY a PUBACK and the message behind it wait 40 ms for each other.
-2. QoS 1 is acknowledged by the receiver of a message, when it takes it into work. aiomqtt acknowledges on arrival and
+1. aiomqtt has the connection: login, TLS, keep-alive, subscriptions, the end. Messages and their acknowledgements go
+   past it and paho (`message_socket`): what those spend on each was as much as the rest of a hand-over.
+2. Small packets leave at once: without TCP_NODELAY a PUBACK and the message behind it wait 40 ms for each other.
+3. QoS 1 is acknowledged by the receiver of a message, when it takes it into work. aiomqtt acknowledges on arrival and
    then queues without bound or drops; what is not acknowledged waits at the broker, within its own limits.
-3. Sending never waits. Whoever sends counts what `sent` did not report yet, and stops in time.
-4. MQTT 5 where the broker speaks it: Receive Maximum and Maximum Packet Size then bound what it may send us.
+4. Sending never waits. Whoever sends counts what `sent` did not report yet, and stops in time.
+5. MQTT 5 where the broker speaks it: Receive Maximum and Maximum Packet Size then bound what it may send us.
+6. A topic is read whatever its bytes are: what is no UTF-8 gets U+FFFD in it, which no name of ours has. A device must
+   not be able to break the connection of all.
 
 aiomqtt 2 has no public way to acknowledge by hand, to send without a task each, or to see a CONNACK's properties. So
-`Upstream` overrides four of its callbacks and uses the paho client behind it; the tests of the bridge would notice.
+`Upstream` overrides its callbacks from paho, and gives paho another socket; the tests of the bridge would notice.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiomqtt
@@ -31,7 +35,10 @@ from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from broker.mqtt.properties import Properties, write_properties
+from broker.mqtt.message_socket import PUBACK, Frame, MessageSocket, NotMqtt
+from broker.mqtt.packets import PUBLISH, MalformedPacket
+from broker.mqtt.properties import Properties, read_properties, write_properties
+from broker.mqtt.wire import Reader, write_text, write_uint16, write_varint
 
 KEEP_ALIVE: Final = 15
 """Seconds; a broker that vanished without a word is missed within twice as many."""
@@ -41,8 +48,9 @@ MAX_RECEIVED: Final = 256
 _WINDOW: Final = 100
 """Letters on their way to the broker at once."""
 _TIMEOUT: Final = 5.0
-_NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 _UNSUPPORTED: Final = (1, 0x84)
+_FIRST_ID: Final = 0x1000
+"""Of letters; paho counts its few SUBSCRIBEs from 1, and both are packet identifiers of one client."""
 
 _quiet = logging.getLogger("provisioner.upstream")
 _quiet.setLevel(logging.CRITICAL)  # who uses it says what there is to say
@@ -85,30 +93,31 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message that is sent; `properties` are left out on 3.1.1. Sent again until the loop's clock says `until`."""
+    """A message that is sent, and again until the loop's clock says `until`.
+
+    `properties` are as `packed` writes them; 3.1.1 has none.
+    """
 
     topic: str
     payload: bytes = field(repr=False)
     until: float
-    properties: Packed | None = None
+    properties: bytes = b"\0"
     retain: bool = False
 
 
-Received: TypeAlias = paho.MQTTMessage
-"""A message as paho has it."""
+class Received(NamedTuple):
+    """A message that came; `packet_id` is 0 at QoS 0, `correlation` MQTT 5's."""
+
+    topic: str
+    payload: bytes
+    packet_id: int
+    retain: bool
+    correlation: bytes | None
 
 
-class Packed:
-    """Properties of a PUBLISH as bytes, in the place of paho's: those cost more than all else a reply takes."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, properties: Properties) -> None:
-        self._data = write_properties(properties, PacketTypes.PUBLISH)
-
-    def pack(self) -> bytes:
-        """What paho asks for."""
-        return self._data
+def packed(properties: Properties) -> bytes:
+    """Properties of a letter."""
+    return write_properties(properties, PUBLISH)
 
 
 class Upstream(aiomqtt.Client):
@@ -146,8 +155,6 @@ class Upstream(aiomqtt.Client):
             tls_context=site.tls,
             keepalive=KEEP_ALIVE,
             timeout=_TIMEOUT,
-            max_inflight_messages=0,  # none of paho's: see `send`
-            socket_options=_NO_DELAY,
         )
         self.v5 = v5
         self.server: PahoProperties | None = None
@@ -155,10 +162,11 @@ class Upstream(aiomqtt.Client):
         self._under_way: dict[int, Letter] = {}
         self._outbox: deque[Letter] = deque()
         self._window = _WINDOW
+        self._last_id = _FIRST_ID
+        self._socket: MessageSocket | None = None
         self._hung_up = False
         self._receive = receive
         self._sent = sent
-        self._client.manual_ack_set(True)
         self._client.disable_logger()
 
     async def __aenter__(self) -> Self:
@@ -222,17 +230,36 @@ class Upstream(aiomqtt.Client):
         self._send_more()
 
     def _send_more(self) -> None:
-        # Never more than the broker's Receive Maximum, which paho does not heed: it would be a protocol error.
-        while self._outbox and len(self._under_way) < self._window:
-            letter = self._outbox.popleft()
-            properties = letter.properties if self.v5 else None
-            info = self._client.publish(letter.topic, letter.payload, 1, letter.retain, properties)
-            self._under_way[info.mid] = letter
+        # Never more than the broker's Receive Maximum: it would be a protocol error.
+        while self._outbox and len(self._under_way) < self._window and self._socket is not None:
+            letter, packet_id = self._outbox.popleft(), self._free_id()
+            self._under_way[packet_id] = letter
+            self._socket.write(_publish(letter, packet_id, v5=self.v5))
+
+    def _free_id(self) -> int:
+        while True:
+            self._last_id = self._last_id + 1 if self._last_id < 0xFFFF else _FIRST_ID
+            if self._last_id not in self._under_way:
+                return self._last_id
 
     def take(self, message: Received) -> None:
         """Acknowledge a message."""
-        if message.qos:
-            self._client.ack(message.mid, message.qos)
+        if message.packet_id and self._socket is not None:
+            self._socket.write(b"\x40\x02" + write_uint16(message.packet_id))
+
+    def _handle(self, frame: Frame) -> None:
+        """A PUBLISH or PUBACK came. Raises NotMqtt."""
+        try:
+            if frame.first >> 4 != PUBACK:
+                self._receive(self, _message(frame, v5=self.v5))
+                return
+            packet_id = Reader(frame.body).packet_id()
+        except (MalformedPacket, IndexError):
+            raise NotMqtt("a message or its acknowledgement is malformed") from None
+        letter = self._under_way.pop(packet_id, None)
+        if letter is not None:
+            self._sent(letter, frame.body[2] if len(frame.body) > 2 else 0)
+            self._send_more()
 
     # aiomqtt's callbacks from paho.
 
@@ -252,11 +279,28 @@ class Upstream(aiomqtt.Client):
             self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection before CONNACK"))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
-    def _on_message(self, client: Any, userdata: Any, message: Received) -> None:  # noqa: ARG002  # paho's signature
-        self._receive(self, message)
+    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = client._sock = MessageSocket(sock, self._loop, self._handle)  # noqa: SLF001  # rule 1
+        super()._on_socket_open(client, userdata, self._socket)
 
-    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:  # noqa: ARG002  # paho's signature
-        letter = self._under_way.pop(mid, None)
-        if letter is not None:
-            self._sent(letter, int(getattr(reason_code, "value", 0) or 0))
-            self._send_more()
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:  # noqa: ARG002  # paho's signature
+        self._loop.call_soon_threadsafe(client.loop_write)  # there is always room
+
+    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        """Nothing was registered."""
+
+
+def _publish(letter: Letter, packet_id: int, *, v5: bool) -> bytes:
+    """PUBLISH at QoS 1."""
+    body = write_text(letter.topic) + write_uint16(packet_id) + (letter.properties if v5 else b"") + letter.payload
+    return bytes((0x33 if letter.retain else 0x32,)) + write_varint(len(body)) + body
+
+
+def _message(frame: Frame, *, v5: bool) -> Received:
+    """Read a PUBLISH. Raises MalformedPacket, IndexError."""
+    reader = Reader(frame.body)
+    topic = reader.binary().decode(errors="replace")
+    packet_id = reader.packet_id() if frame.first & 0x06 else 0
+    properties = read_properties(reader, PUBLISH) if v5 else Properties()
+    return Received(topic, reader.rest(), packet_id, bool(frame.first & 1), properties.get("correlation_data"))

@@ -17,8 +17,9 @@ from broker.mqtt.bridge import Bridge, BridgeLimits
 from broker.mqtt.interface import Answer, Inbound, LoginVerdict
 from broker.mqtt.topics import Topics
 from broker.mqtt.upstream import MAX_RECEIVED, Site
+from tests.broker.mqtt.serving import contexts
 from tests.e2e.packets import Session
-from tests.mosquitto import BRIDGE, Mosquitto, shipped
+from tests.mosquitto import BRIDGE, Mosquitto, free_port, shipped
 
 CONTENT_TYPE, RESPONSE_TOPIC, CORRELATION_DATA, MESSAGE_EXPIRY = 0x03, 0x08, 0x09, 0x02
 DEVICES = Login("factory", "the-line-password-7")
@@ -97,6 +98,28 @@ async def test_a_message_is_answered_on_its_own_reply_topic(mosquitto: Mosquitto
         first = echo.seen[0]
         assert (first.user, first.client_id, first.kind) == ("factory", "dev-1", "request")
         assert (first.source, first.connection, first.secure, first.tls) == ("bridge", 0, False, False)
+
+
+async def test_many_long_messages_pass_through_tls(tmp_path: Path) -> None:
+    _, trusting, _ = contexts(tmp_path)
+    secure = f"certfile {tmp_path}/server.pem\nkeyfile {tmp_path}/server.key\n"
+    plain = free_port()
+    settings = shipped(tmp_path, [DEVICES], BRIDGE)
+    mosquitto = Mosquitto(tmp_path, f"{secure}listener {plain} 127.0.0.1\n{settings}").start()
+    site = Site(f"mqtts://127.0.0.1:{mosquitto.port}", (BRIDGE.user, BRIDGE.password), trusting)
+    bridge = Bridge(Echo(), site, Topics(), secrets.token_bytes)
+    try:
+        await bridge.start(PATIENCE)
+        session = await Session.login(("127.0.0.1", plain), "dev-1", DEVICES.user, DEVICES.password)
+        async with session:
+            await session.subscribe(("prov/v1/factory/dev-1/reply", 1))
+            sent = [bytes((number,)) * 8000 for number in range(200)]
+            for payload in sent:
+                await session.publish("prov/v1/factory/dev-1/request", payload, 1)
+            assert [(await session.message()).payload for _ in sent] == sent
+    finally:
+        await bridge.drain(PATIENCE)
+        mosquitto.stop()
 
 
 async def test_properties_of_mqtt_5_go_there_and_back(mosquitto: Mosquitto) -> None:

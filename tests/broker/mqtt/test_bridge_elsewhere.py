@@ -18,6 +18,21 @@ from broker.beside.findings import Finding, Verdict
 from broker.beside.setup import Kind, Login, plan
 from broker.mqtt.bridge import Bridge
 from broker.mqtt.interface import Answer, Inbound
+from broker.mqtt.message_socket import LONGEST
+from broker.mqtt.messages import MAX_CLAIM
+from broker.mqtt.packets import (
+    V311,
+    Connack,
+    Connect,
+    Decoder,
+    Packet,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    encode,
+    parse,
+)
 from broker.mqtt.topics import Topics
 from broker.mqtt.upstream import Site
 from tests.aedes import aedes
@@ -118,6 +133,18 @@ async def test_a_retained_message_is_cleared_at_aedes() -> None:
                 assert again.counters.retained == 0
 
 
+async def test_a_message_beyond_all_bounds_is_one_too_large_and_ends_nothing() -> None:
+    """3.1.1 cannot tell a broker how large a message may be; aedes brings any."""
+    with aedes(DEVICES) as port:
+        async with bridged(port) as bridge, device(port, "dev-1") as session, device(port, "dev-2") as other:
+            await session.publish("prov/v1/factory/dev-1/request", bytes(3 * LONGEST), 1)
+            got = await session.message()
+            assert MAX_CLAIM < len(got.payload) < LONGEST
+            await other.publish("prov/v1/factory/dev-2/request", b"small", 1)
+            assert (await other.message()).payload == b"small"
+            assert bridge.counters.connections == 1
+
+
 async def test_the_doctor_finds_nothing_at_an_aedes_with_the_rules() -> None:
     with aedes(DEVICES) as port:
         found = bad(await consult(patient(port, "other"), time.time()))
@@ -158,3 +185,33 @@ async def test_the_doctor_finds_the_hole_of_old_rabbitmqs_and_nothing_else(rabbi
     assert set(found) - {"speed"} == {"client ids"}
     assert found["client ids"].verdict is Verdict.LEAK
     assert "4.3" in found["client ids"].cure
+
+
+async def test_a_topic_of_any_bytes_is_foreign_and_ends_nothing() -> None:
+    """A broker that hands on what devices send, unlike those above, must not let one device stop all."""
+    said: list[Packet] = []
+
+    async def careless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = Decoder()
+        while data := await reader.read(1000):
+            for frame in decoder.feed(data):
+                match parse(frame, V311):
+                    case Connect(version=version) if version != V311:
+                        writer.write(encode(Connack(1), V311))
+                    case Connect():
+                        writer.write(encode(Connack(), V311))
+                    case Subscribe(packet_id):
+                        writer.write(encode(Suback(packet_id, (1, 1)), V311))
+                        writer.write(b"\x32\x09\x00\x05\xff\xfe/\x00/\x00\x07")
+                        writer.write(encode(Publish("prov/v1/factory/dev-1/ack", b"{}", 1, 8), V311))
+                    case packet:
+                        said.append(packet)
+        writer.close()
+
+    server = await asyncio.start_server(careless, "127.0.0.1")
+    async with server, bridged(server.sockets[0].getsockname()[1]) as bridge, asyncio.timeout(PATIENCE):
+        while len(said) < 3:  # noqa: ASYNC110  a list has no event
+            await asyncio.sleep(0.01)
+        assert [packet for packet in said if isinstance(packet, Puback)] == [Puback(7), Puback(8)]
+        assert [packet.topic for packet in said if isinstance(packet, Publish)] == ["prov/v1/factory/dev-1/reply"]
+        assert (bridge.counters.foreign, bridge.counters.connections) == (1, 1)
