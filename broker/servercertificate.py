@@ -15,9 +15,10 @@ from pathlib import Path
 import structlog
 
 from broker.datadir import DataDir
-from certs.authority import Authority, Order
+from certs.authority import Authority
 from certs.errors import CertsError
 from certs.keys import P256, generate, private_pem, public_of_pem, spki_of
+from certs.order import Order
 from certs.profile import Millis, Purpose, Server
 from provisioner.errors import Unavailable
 from provisioner.ports import Entropy

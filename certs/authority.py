@@ -3,7 +3,8 @@
 1. The order of things (Boulder's): `order` draws a serial and fixes every field; the caller commits the order; `issue`
    builds what is to be signed, reads it with the eyes of a stranger (`profile.read`) and signs; the caller commits the
    certificate. What does not read as it should is never signed.
-2. What is read is not a likeness: the issuer signs the very bytes (`der` tells how they are put together).
+2. What is read is not a likeness: the issuer signs the very bytes (`der` tells how they are put together). Certificates
+   of one shape are read whole once; then only what differs between them is (`template`).
 3. `issue` is a function of order and issuer. Ordered once, issued as often as need be: always the same bytes.
 4. Rotation is overlap. All issuers hang on one root; the newest valid one of a purpose takes orders, each order and
    certificate finds its own issuer by key identifier, and old ones go on signing CRLs and OCSP answers until their last
@@ -13,11 +14,9 @@
 
 from __future__ import annotations
 
-import json
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -27,6 +26,7 @@ from certs.csr import Csr
 from certs.errors import BadCsr, NotIssued, UnusableAuthority
 from certs.hierarchy import check_names, check_path, constraints_of, key_id_of
 from certs.keys import PrivateKey, algorithm_identifier, key_identifier, signature_of, spki_of
+from certs.order import Order
 from certs.profile import (
     BACKDATE,
     VALIDITY,
@@ -44,71 +44,15 @@ from certs.profile import (
     read_with_key,
     subject_of,
 )
+from certs.template import Shape, Template, Values, values_of
 
 _FRAME = 1024
 """More octets than everything of a certificate but names, URLs and key can have: RSA-4096 signs with 512 of them."""
 
 _LABELS = 60
 
-_KINDS = {kind.__name__: kind for kind in (Device, Server, Responder)}
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Everything that is in a certificate. `issuer` is the key identifier (hex) of who signs, `public_key` DER (SPKI).
-
-    `encode` gives the text to commit before `issue`, `decode` turns it back.
-    """
-
-    issuer: str
-    serial: int
-    names: Names
-    public_key: bytes = field(repr=False)
-    not_before: Millis
-    not_after: Millis
-    crl_url: str = ""
-    ocsp_url: str = ""
-
-    @property
-    def serial_hex(self) -> str:
-        """The serial as ledgers, CRLs and tools spell it: 34 lower-case hex digits."""
-        return f"{self.serial:034x}"
-
-    def encode(self) -> str:
-        """One line of JSON; nothing in it is secret."""
-        names = {slot: getattr(self.names, slot) for slot in self.names.__slots__}
-        return json.dumps(
-            {
-                "issuer": self.issuer,
-                "serial": self.serial_hex,
-                "kind": type(self.names).__name__,
-                "names": names,
-                "publicKey": self.public_key.hex(),
-                "notBefore": self.not_before,
-                "notAfter": self.not_after,
-                "crlUrl": self.crl_url,
-                "ocspUrl": self.ocsp_url,
-            },
-            separators=(",", ":"),
-        )
-
-    @classmethod
-    def decode(cls, text: str) -> Order:
-        """The order that `encode` wrote; raises ValueError, KeyError or TypeError for other text."""
-        found = json.loads(text)
-        names: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in found["names"].items()
-        }
-        return cls(
-            found["issuer"],
-            int(found["serial"], 16),
-            _KINDS[found["kind"]](**names),
-            bytes.fromhex(found["publicKey"]),
-            found["notBefore"],
-            found["notAfter"],
-            found["crlUrl"],
-            found["ocspUrl"],
-        )
+_TEMPLATES = 1024
+"""Shapes that an issuer remembers: names are short, so there are hardly more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +97,7 @@ class Issuer:
         self._algorithm = algorithm_identifier(self.certificate.public_key())
         self.constraints = constraints_of(self.path)
         self.above = Above.of(self.certificate)
+        self._templates: dict[Shape, Template] = {}
 
     def __repr__(self) -> str:
         return f"Issuer({self.purpose}, {self.id[:8]})"
@@ -165,7 +110,25 @@ class Issuer:
         """Rules 1 to 3: the certificate in DER; raises `NotIssued`."""
         if self.key is None:
             raise NotIssued("issuer", "the issuer's key is not here: orders go to another one")
-        above = self.above
+        shaped = values_of(order)
+        template = None if shaped is None else self._templates.get(shaped[0])
+        if shaped is None or template is None:
+            tbs = self._put_together(order, shaped)
+        else:
+            tbs = template.fill(shaped[1])
+            self._check_values(self._unsigned(tbs), order)
+        return der.certificate(tbs, self._algorithm, signature_of(self.key, tbs))
+
+    def _put_together(self, order: Order, shaped: tuple[Shape, Values] | None) -> bytes:
+        """What is to be signed, read as a stranger would; and a template for others of its shape."""
+        values = extensions_for(
+            order.names,
+            key_identifier(order.public_key),
+            self.above.key,
+            crl_url=order.crl_url,
+            ocsp_url=order.ocsp_url,
+        )
+        extensions = [der.extension(one) for one in values]
         tbs = der.to_be_signed(
             order.serial,
             self._algorithm,
@@ -174,16 +137,16 @@ class Issuer:
             moment(order.not_after),
             subject_of(order.names.common_name).public_bytes(),
             order.public_key,
-            extensions_for(
-                order.names,
-                key_identifier(order.public_key),
-                above.key,
-                crl_url=order.crl_url,
-                ocsp_url=order.ocsp_url,
-            ),
+            der.extensions(extensions),
         )
-        self._check(self._unsigned(tbs), order)
-        return der.certificate(tbs, self._algorithm, signature_of(self.key, tbs))
+        draft = self._unsigned(tbs)
+        self._check(draft, order)
+        self._check_values(draft, order)
+        if shaped is not None and len(self._templates) < _TEMPLATES:
+            template = Template(order, shaped[1], self._algorithm, self._subject, extensions)
+            if template.fill(shaped[1]) == tbs:
+                self._templates[shaped[0]] = template
+        return tbs
 
     def _unsigned(self, tbs: bytes) -> x509.Certificate:
         """A certificate to be read only: where the signature goes it has one zero."""
@@ -194,16 +157,20 @@ class Issuer:
 
     def _check(self, draft: x509.Certificate, order: Order) -> None:
         names, public_key = read_with_key(draft, self.above)
-        check_names(names, self.constraints)
-        if (
-            names != order.names
-            or draft.serial_number != order.serial
-            or draft.not_valid_before_utc != moment(order.not_before)
-            or draft.not_valid_after_utc != moment(order.not_after)
-            or public_key != order.public_key
-        ):
+        if names != order.names or public_key != order.public_key:
             raise NotIssued("order", "the certificate is not the one that was ordered")
-        if not isinstance(names, Responder) and isinstance(names, Device) != (self.purpose is Purpose.DEVICES):
+
+    def _check_values(self, draft: x509.Certificate, order: Order) -> None:
+        """What differs between certificates of one shape, beside name and key."""
+        above, begin, end = self.above, draft.not_valid_before_utc, draft.not_valid_after_utc
+        if not above.begin <= begin < end <= above.end:
+            raise NotIssued("validity", "the validity is not within the issuer's")
+        if draft.serial_number != order.serial or begin != moment(order.not_before) or end != moment(order.not_after):
+            raise NotIssued("order", "the certificate is not the one that was ordered")
+        check_names(order.names, self.constraints)
+        if not isinstance(order.names, Responder) and isinstance(order.names, Device) != (
+            self.purpose is Purpose.DEVICES
+        ):
             raise NotIssued("issuer", f"the issuer is for {self.purpose}")
 
 

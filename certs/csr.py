@@ -16,7 +16,9 @@ import re
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from certs.errors import BadCsr, UnsupportedKey
@@ -50,6 +52,12 @@ _UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+
+_ECDSA = {
+    x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256: ECDSA(hashes.SHA256()),
+    x509.SignatureAlgorithmOID.ECDSA_WITH_SHA384: ECDSA(hashes.SHA384()),
+    x509.SignatureAlgorithmOID.ECDSA_WITH_SHA512: ECDSA(hashes.SHA512()),
+}
 
 _PEM = re.compile(
     r"\s*-----BEGIN (?P<label>(?:NEW )?CERTIFICATE REQUEST)-----[ \t]*\r?\n"
@@ -113,11 +121,11 @@ def parse_der(der: bytes, policy: KeyPolicy = DEFAULT_POLICY) -> Csr:
         algorithm = None
     if algorithm is None or algorithm not in policy.supported:
         raise UnsupportedKey("use a key of another algorithm", policy.supported)
-    _check_possession(request, der)
+    _check_possession(request, key, der)
     spki = spki_of(key)  # type: ignore[arg-type]  # algorithm_of names no other kind of key
     if spki not in der and not is_compressed(key, der):
         raise BadCsr("structure", "the key must be an uncompressed or compressed point (RFC 5480, 2.2)")
-    if (weakness := weakness_of(key)) is not None:  # type: ignore[arg-type]  # as above
+    if (weakness := weakness_of(key, spki)) is not None:  # type: ignore[arg-type]  # as above
         raise BadCsr("weak-key", f"the key is {weakness}: generate a new one from a good random source")
     if (known := key_id(spki)) in policy.blocked:
         raise BadCsr("known-key", "the key is blocked: generate a new one")
@@ -139,15 +147,27 @@ def parse_encoding(text: str) -> bytes:
         raise BadCsr("encoding", "the CSR is neither PEM nor standard base64 with padding") from None
 
 
-def _check_possession(request: x509.CertificateSigningRequest, der: bytes) -> None:
+def _check_possession(request: x509.CertificateSigningRequest, key: object, der: bytes) -> None:
     try:
-        proved = is_strong_signature(request) and request.is_signature_valid
+        proved = is_strong_signature(request) and _is_signed(request, key)
         # A signature has no unused bits; the library passes over their number, which the signature does not cover.
         proved = proved and der.endswith(b"\x00" + request.signature)
     except _UNREADABLE:
         proved = False
     if not proved:
         raise BadCsr("signature", "the CSR must be signed by its own key with SHA-256 or better")
+
+
+def _is_signed(request: x509.CertificateSigningRequest, key: object) -> bool:
+    algorithm = _ECDSA.get(request.signature_algorithm_oid)
+    if algorithm is None or not isinstance(key, EllipticCurvePublicKey):
+        return request.is_signature_valid
+    try:
+        # The same check with the key at hand: the library would read it anew, which is a fourth of the time.
+        key.verify(request.signature, request.tbs_certrequest_bytes, algorithm)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _asked_names(request: x509.CertificateSigningRequest) -> tuple[str, ...]:

@@ -15,17 +15,21 @@ from functools import cache, lru_cache
 from cryptography import x509
 
 _BOOLEAN_TRUE = b"\x01\x01\xff"
-_VERSION_3 = b"\xa0\x03\x02\x01\x02"
+VERSION_3 = b"\xa0\x03\x02\x01\x02"
 
 
 def tlv(tag: int, *parts: bytes) -> bytes:
     """One element: tag, length in the shortest form, contents."""
     contents = b"".join(parts)
-    size = len(contents)
+    return header(tag, len(contents)) + contents
+
+
+def header(tag: int, size: int) -> bytes:
+    """What comes before so many octets of contents."""
     if size < 0x80:
-        return bytes((tag, size)) + contents
+        return bytes((tag, size))
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(length))) + length + contents
+    return bytes((tag, 0x80 | len(length))) + length
 
 
 def sequence(*parts: bytes) -> bytes:
@@ -51,6 +55,7 @@ def integer(number: int) -> bytes:
     return tlv(0x02, number.to_bytes(number.bit_length() // 8 + 1, "big"))
 
 
+@lru_cache(maxsize=64)  # certificates of one second have it in common
 def time(when: datetime) -> bytes:
     """UTCTime until 2049, GeneralizedTime from then on (RFC 5280, 4.1.2.5)."""
     text = f"{when:%Y%m%d%H%M%S}Z".encode("ascii")
@@ -64,6 +69,11 @@ def extension(one: x509.Extension[x509.ExtensionType]) -> bytes:
     return sequence(object_identifier(one.oid), critical, tlv(0x04, one.value.public_bytes()))
 
 
+def extensions(encoded: Iterable[bytes]) -> bytes:
+    """The extensions of a TBSCertificate."""
+    return tlv(0xA3, sequence(*encoded))
+
+
 def to_be_signed(
     serial: int,
     algorithm: bytes,
@@ -72,18 +82,18 @@ def to_be_signed(
     end: datetime,
     subject: bytes,
     public_key: bytes,
-    extensions: Iterable[x509.Extension[x509.ExtensionType]],
+    extensions: bytes,
 ) -> bytes:
-    """TBSCertificate of version 3; `algorithm`, names and key are whole elements."""
+    """TBSCertificate of version 3; `algorithm`, names, key and `extensions` are whole elements."""
     return sequence(
-        _VERSION_3,
+        VERSION_3,
         integer(serial),
         algorithm,
         issuer,
         sequence(time(begin), time(end)),
         subject,
         public_key,
-        tlv(0xA3, sequence(*(extension(one) for one in extensions))),
+        extensions,
     )
 
 

@@ -33,7 +33,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from certs.errors import NotIssued, UnusableAuthority
-from certs.keys import PrivateKey, algorithm_of, digest_for, is_deterministic, is_strong_signature, weakness_of
+from certs.keys import PrivateKey, algorithm_of, digest_for, is_deterministic, is_strong_signature, spki_of, weakness_of
 from certs.profile import BACKDATE, Millis, Names, Purpose, Server, key_usage, moment, new_serial, subject_of
 
 YEAR: Millis = 365 * 24 * 3600 * 1000
@@ -241,7 +241,8 @@ def _check_authority(certificate: x509.Certificate, purpose: Purpose | None) -> 
 def _check_strength(certificate: x509.Certificate) -> None:
     try:
         key = certificate.public_key()
-        strong = algorithm_of(key) is not None and weakness_of(key) is None and is_strong_signature(certificate)  # type: ignore[arg-type]  # algorithm_of names no other kind of key
+        strong = algorithm_of(key) is not None and is_strong_signature(certificate)
+        strong = strong and weakness_of(key, spki_of(key)) is None  # type: ignore[arg-type]  # algorithm_of names no other kind of key
     except (ValueError, UnsupportedAlgorithm):
         strong = False
     if not strong:

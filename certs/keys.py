@@ -104,15 +104,23 @@ def algorithm_identifier(issuer: object) -> bytes:
     return _ALGORITHM_IDENTIFIERS[algorithm_of(issuer) or ""]
 
 
+# Nothing of them is a key's own, and making one takes a tenth of what signing does.
+_ECDSA = {
+    "secp256r1": ECDSA(hashes.SHA256(), deterministic_signing=True),
+    "secp384r1": ECDSA(hashes.SHA384(), deterministic_signing=True),
+}
+_PKCS1 = PKCS1v15()
+
+
 def signature_of(key: PrivateKey, data: bytes) -> bytes:
     """The signature that the X.509 builders would make over these bytes."""
     match key:
         case Ed25519PrivateKey():
             return key.sign(data)
         case EllipticCurvePrivateKey():
-            return key.sign(data, ECDSA(digest_for(key) or hashes.SHA256(), deterministic_signing=True))
+            return key.sign(data, _ECDSA[key.curve.name])
         case RSAPrivateKey():
-            return key.sign(data, PKCS1v15(), hashes.SHA256())
+            return key.sign(data, _PKCS1, hashes.SHA256())
 
 
 _POINT_PREFIXES = {
@@ -121,6 +129,22 @@ _POINT_PREFIXES = {
 }
 """What comes before the coordinates of an uncompressed point (RFC 5480, 2): writing that ourselves is a third of the
 library's time, and each certificate takes it three times."""
+
+_SPKI_PREFIXES = {
+    len(prefix) + size: prefix
+    for prefix, size in (
+        (_POINT_PREFIXES["secp256r1"], 64),
+        (_POINT_PREFIXES["secp384r1"], 96),
+        (bytes.fromhex("302a300506032b6570032100"), 32),
+    )
+}
+"""What a canonical SubjectPublicKeyInfo of P-256, P-384 and Ed25519 (RFC 8410) begins with, by its size."""
+
+
+def spki_prefix(spki: bytes) -> bytes | None:
+    """All of a canonical SubjectPublicKeyInfo that is the same for every key of its algorithm; None for RSA."""
+    prefix = _SPKI_PREFIXES.get(len(spki))
+    return prefix if prefix is not None and spki.startswith(prefix) else None
 
 
 def spki_of(key: PublicKey) -> bytes:
@@ -141,10 +165,15 @@ def is_compressed(key: object, encoded: bytes) -> bool:
 @lru_cache(maxsize=64)
 def key_identifier(spki: bytes) -> x509.SubjectKeyIdentifier:
     """The SHA-1 of the key's bits (RFC 5280, 4.2.1.2, method 1); a name, no protection. `spki` is canonical."""
+    return x509.SubjectKeyIdentifier(identifier_of(spki))
+
+
+def identifier_of(spki: bytes) -> bytes:
+    """The 20 octets of `key_identifier`."""
     contents = spki[2 + (spki[1] & 0x7F if spki[1] & 0x80 else 0) :]
     bits = contents[2 + contents[1] :]  # behind the algorithm, which is short
     bits = bits[3 + (bits[1] & 0x7F if bits[1] & 0x80 else 0) :]  # no bit of the last octet is unused
-    return x509.SubjectKeyIdentifier(hashlib.sha1(bits, usedforsecurity=False).digest())
+    return hashlib.sha1(bits, usedforsecurity=False).digest()
 
 
 def is_strong_signature(signed: x509.Certificate | x509.CertificateSigningRequest) -> bool:
@@ -153,8 +182,8 @@ def is_strong_signature(signed: x509.Certificate | x509.CertificateSigningReques
     return signed.signature_algorithm_oid == x509.SignatureAlgorithmOID.ED25519 or isinstance(digest, SIGNATURE_DIGESTS)
 
 
-def weakness_of(key: PublicKey) -> str | None:
-    """What makes this key no secret, in a few words; None for a good key."""
+def weakness_of(key: PublicKey, spki: bytes) -> str | None:
+    """What makes this key no secret, in a few words; None for a good key. `spki` is its canonical form."""
     match key:
         case Ed25519PublicKey():
             raw = key.public_bytes_raw()
@@ -162,10 +191,11 @@ def weakness_of(key: PublicKey) -> str | None:
                 return "a point of small order"
             return "a published test key" if raw.hex() in _PUBLISHED else None
         case EllipticCurvePublicKey():
-            x = key.public_numbers().x
+            prefix = _POINT_PREFIXES[key.curve.name]
+            x = spki[len(prefix) : (len(prefix) + len(spki)) // 2]
             if x in _countable(_CURVES[key.curve.name]):
                 return "a private key one can count to"
-            return "a published test key" if f"{x:x}" in _PUBLISHED else None
+            return "a published test key" if x.hex() in _PUBLISHED else None
         case RSAPublicKey():
             return _rsa_weakness(key.public_numbers().n)
 
@@ -185,10 +215,11 @@ _PUBLISHED = frozenset(
 
 
 @cache
-def _countable(algorithm: str) -> frozenset[int]:
+def _countable(algorithm: str) -> frozenset[bytes]:
     """The x coordinates of the first 64 multiples of the generator, which are also those of the last 64."""
-    curve = SECP256R1() if algorithm == P256 else SECP384R1()
-    return frozenset(derive_private_key(n, curve).public_key().public_numbers().x for n in range(1, 65))
+    curve, size = (SECP256R1(), 32) if algorithm == P256 else (SECP384R1(), 48)
+    multiples = (derive_private_key(n, curve).public_key().public_numbers() for n in range(1, 65))
+    return frozenset(point.x.to_bytes(size) for point in multiples)
 
 
 _FIELD = 2**255 - 19

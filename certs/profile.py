@@ -45,6 +45,10 @@ MAX_COMMON_NAME = 64
 """Characters of a CN (RFC 5280, appendix A, ub-common-name)."""
 
 
+SERIAL_BITS = 129
+"""Of a serial of rule 4."""
+
+
 class Purpose(StrEnum):
     """What an issuer signs for."""
 
@@ -150,6 +154,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+@lru_cache(maxsize=64)
 def moment(when: Millis) -> datetime:
     """An aware UTC time of whole seconds, as certificates have them."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=when // 1000)
@@ -162,7 +167,7 @@ def millis(when: datetime) -> Millis:
 
 def new_serial(entropy: Callable[[int], bytes]) -> int:
     """A serial of rule 4."""
-    return 1 << 128 | int.from_bytes(entropy(16), "big")
+    return 1 << SERIAL_BITS - 1 | int.from_bytes(entropy(16), "big")
 
 
 def subject_of(common_name: str) -> x509.Name:
@@ -306,7 +311,7 @@ def read_with_key(certificate: x509.Certificate, issuer: Above) -> tuple[Names, 
 def _check_fields(certificate: x509.Certificate, issuer: Above) -> None:
     if certificate.version is not x509.Version.v3:
         raise NotIssued("version", "the certificate is not of version 3")
-    if certificate.serial_number.bit_length() != 129:
+    if certificate.serial_number.bit_length() != SERIAL_BITS:
         raise NotIssued("serial", "the serial is not 128 random bits behind a set one")
     if certificate.issuer != issuer.subject:
         raise NotIssued("issuer", "the issuer's name is not that of the issuer")

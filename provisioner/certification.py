@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from certs.authority import Authority, Order
+from certs.authority import Authority
 from certs.csr import DEFAULT_POLICY, Csr, KeyPolicy, parse_der
 from certs.errors import BadCsr, NotIssued, NotTrusted, UnsupportedKey
+from certs.order import Order
 from certs.profile import VALIDITY, Device, Purpose
 from certs.trust import Trust
 from provisioner.errors import Reason, Rejected, Unavailable
@@ -32,6 +33,19 @@ class CertificateRules:
 
     validity: Millis = VALIDITY
     keys: KeyPolicy = DEFAULT_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A certificate to be committed, and the same as the authority takes it."""
+
+    certificate: Certificate
+    order: Order
+
+    @classmethod
+    def again(cls, certificate: Certificate) -> Ordered:
+        """One that was committed before."""
+        return cls(certificate, Order.decode(certificate.order_text))
 
 
 class Certification:
@@ -56,7 +70,7 @@ class Certification:
         except UnsupportedKey as error:
             raise Rejected(Reason.UNSUPPORTED, error.detail, step="mint", supported=error.supported) from None
 
-    def order(self, credential: Credential, csr: Csr, now: Millis) -> Certificate:
+    def order(self, credential: Credential, csr: Csr, now: Millis) -> Ordered:
         """What to commit before anything is signed. Raises `bad-csr`, `Unavailable`."""
         strict = credential.coupling is Coupling.STRICT
         try:
@@ -66,7 +80,7 @@ class Certification:
             raise Rejected(Reason.BAD_CSR, error.detail, step="mint") from None
         except NotIssued as error:
             raise Unavailable(error.detail, retry_after=_RETRY) from None
-        return Certificate(
+        certificate = Certificate(
             serial=order.serial_hex,
             device_broker=credential.device_broker,
             client_id=credential.client_id,
@@ -78,19 +92,20 @@ class Certification:
             not_before=order.not_before,
             not_after=order.not_after,
         )
+        return Ordered(certificate, order)
 
-    def issue(self, certificate: Certificate) -> DeviceCertificate:
+    def issue(self, ordered: Ordered) -> DeviceCertificate:
         """The certificate of a committed order, the same each time. Raises `Unavailable`."""
         try:
-            issued = self.authority.issue(Order.decode(certificate.order_text))
+            issued = self.authority.issue(ordered.order)
         except NotIssued as error:
             raise Unavailable(error.detail, retry_after=_RETRY) from None
         return DeviceCertificate(issued.pem, issued.not_before, issued.not_after)
 
-    def draft(self, certificate: Certificate) -> DeviceCertificate:
+    def draft(self, ordered: Ordered) -> DeviceCertificate:
         """As large as the certificate of this order can become, and nothing else."""
-        size = self.authority.largest(Order.decode(certificate.order_text))
-        return DeviceCertificate("-" * size, certificate.not_before, certificate.not_after)
+        order = ordered.order
+        return DeviceCertificate("-" * self.authority.largest(order), order.not_before, order.not_after)
 
     def verify(self, shown: bytes, now: Millis) -> tuple[str, Device] | None:
         """Serial (34 hex digits) and names of a device's certificate (DER); None: it is none of ours, or not valid now.

@@ -12,7 +12,7 @@ from provisioner.handover import Keys, Vault
 from provisioner.jobs import Jobs
 from provisioner.keys import wipe_key
 from provisioner.lifecycle import Phase
-from provisioner.model import Credential, Millis, ProvisionRequest
+from provisioner.model import Credential, ProvisionRequest
 from provisioner.ports import Note, Store
 
 
@@ -34,17 +34,9 @@ class Confirmation:
             others = await self._store.find_credentials(request.id)
             former = next((other for other in others if other.generation == request.proved_generation), None)
         keys = wipe_key(self._vault, request, known)
-        renew_on = await self._renew_on(credential)
-        if not await self._store.commit(transitions.confirm(request, credential, former, keys, note, renew_on)):
+        if not await self._store.commit(transitions.confirm(request, credential, former, keys, note)):
             return False
         self._forget(request.id)
         if former is not None:
             self._jobs.wake()
         return True
-
-    async def _renew_on(self, credential: Credential) -> Millis | None:
-        """When two thirds of a certificate's life are over: then a device still has a third of it to be reached."""
-        certificate = await self._store.certificates.find_of(credential) if credential.is_certificate else None
-        if certificate is None:
-            return None
-        return certificate.not_before + (certificate.not_after - certificate.not_before) * 2 // 3

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from certs.csr import Csr
 from provisioner import policy
-from provisioner.certification import Certification
+from provisioner.certification import Certification, Ordered
 from provisioner.errors import Reason, Rejected, Unavailable
 from provisioner.handover import Vault, new_password
 from provisioner.jobs import LEASE
@@ -69,11 +69,11 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new generation and its login; `certificate` is to be committed with it."""
+    """A new generation and its login; `ordered` is to be committed with it."""
 
     credential: Credential
     login: Login
-    certificate: Certificate | None = None
+    ordered: Ordered | None = None
 
 
 class Minting:
@@ -94,7 +94,10 @@ class Minting:
         return Wanted(csr.key_id, csr)
 
     async def check_key(self, wanted: Wanted, dossier: Dossier) -> None:
-        """Whether this key may get a new generation: `superseded`, `already-provisioned`, `bad-csr`."""
+        """Whether this key may get a new generation: `superseded`, `already-provisioned`, `bad-csr`.
+
+        The commit of the mint refuses a used one by itself; this tells why.
+        """
         if wanted.csr is None or (used := await self._certificates.find_key(wanted.identity)) is None:
             return
         request = dossier.request
@@ -112,8 +115,9 @@ class Minting:
         """The next generation. Raises `bad-csr`, `Unavailable`."""
         credential = _next_generation(dossier, wanted, now)
         if wanted.csr is not None:
-            certificate = self._issuing().order(credential, wanted.csr, now)
-            return Minted(credential, Login(shown=self._issuing().draft(certificate)), certificate)
+            ordered = self._issuing().order(credential, wanted.csr, now)
+            credential = evolve(credential, renew_on=_renew_on(ordered.certificate))
+            return Minted(credential, Login(shown=self._issuing().draft(ordered)), ordered)
         password = Secret(_MAKERS[wanted.identity](self._entropy))
         credential = evolve(
             credential,
@@ -124,9 +128,9 @@ class Minting:
 
     def completed(self, offer: Offer, minted: Minted) -> Offer:
         """The offer of what was committed: with the certificate itself. Raises `Unavailable`."""
-        if minted.certificate is None:
+        if minted.ordered is None:
             return offer
-        return replace(offer, certificate=self._issuing().issue(minted.certificate))
+        return replace(offer, certificate=self._issuing().issue(minted.ordered))
 
     async def login_of(self, credential: Credential) -> Login | None:
         """What an offer of this credential carries, each time the same; None: it is not kept any more."""
@@ -135,12 +139,17 @@ class Minting:
                 return None
             return Login(Secret(self._vault.open(credential.secret_sealed, secret_context(credential)).decode()))
         certificate = await self._certificates.find_of(credential)
-        return None if certificate is None else Login(shown=self._issuing().issue(certificate))
+        return None if certificate is None else Login(shown=self._issuing().issue(Ordered.again(certificate)))
 
     def _issuing(self) -> Certification:
         if self._certification is None:
             raise Unavailable("this provisioner issues no certificates", retry_after=policy.MAX_RETRY)
         return self._certification
+
+
+def _renew_on(certificate: Certificate) -> Millis:
+    """When two thirds of its life are over: then a device still has a third of it to be reached."""
+    return certificate.not_before + (certificate.not_after - certificate.not_before) * 2 // 3
 
 
 def _next_generation(dossier: Dossier, wanted: Wanted, now: Millis) -> Credential:

@@ -328,7 +328,7 @@ class Credential:
     """One generation of a device credential. `due_on` is when a job looks at it next (None: nothing to do).
 
     `identity` is `password`, `cik`, or the `key_id` of the device's key (section 9, rule 3): then there is a
-    `Certificate`.
+    `Certificate`, and `renew_on` is when the device should ask for the next one.
     """
 
     device_broker: str
@@ -349,6 +349,7 @@ class Credential:
     settled_on: Millis | None = None
     topics: str | None = None
     bound_to: str | None = None
+    renew_on: Millis | None = None
 
     @property
     def is_certificate(self) -> bool:

@@ -312,7 +312,7 @@ class Store(Protocol):
         """Whether a live credential of a request other than `but_for` was made for this client id."""
 
     async def commit(self, unit: Unit) -> bool:
-        """Write a unit durably; False: something changed since it was read, nothing was written."""
+        """Write a unit durably; False: something changed since it was read, or a key of its certificates is used."""
 
     async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:
         """Take credentials whose `due_on` has come, and set it to `until`: nobody else gets them before."""

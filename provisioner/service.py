@@ -23,7 +23,7 @@ from provisioner.certification import Certification
 from provisioner.clones import CloneAction, CloneRule, CloneWatch
 from provisioner.confirmation import Confirmation
 from provisioner.device_logins import DeviceLogins
-from provisioner.errors import Conflict, ProvisionerError, Reason, Rejected, Unavailable
+from provisioner.errors import ProvisionerError, Reason, Rejected, Unavailable
 from provisioner.handover import Conversation, Keys, Vault, csr_hash
 from provisioner.jobs import Jobs
 from provisioner.journal import line_about
@@ -371,20 +371,23 @@ class Provisioner:
         if transitions.attempts(request) >= request.retry_max_attempts:
             raise Rejected(Reason.ABANDONED, "the attempts of this request are used up", step="window")
         wanted = wanted or self._minting.wanted(claim, request.kind)
-        await self._minting.check_key(wanted, dossier)
         if dossier.occupied:
             raise self._wait("a former credential of this device is being taken out", "mint")
         minted = self._minting.mint(dossier, wanted, now)
-        credential, certificate = minted.credential, minted.certificate
+        credential, ordered = minted.credential, minted.ordered
         offer = self._offer_of(request, credential, minted.login, conversation, now)
         offer = await self._with_attachments(offer, request, claim)
         self._check_size(claim, offer)
         bound = Bound(request.id, claim.request_id, credential.generation)
-        if certificate is not None or self._asks_ledger(request):
-            cause = "minted, offered" if certificate is None else f"certificate {certificate.serial}, offered"
+        if ordered is not None or self._asks_ledger(request):
+            cause = "minted, offered" if ordered is None else f"certificate {ordered.certificate.serial}, offered"
             note = Note(now, "claim", source=claim.origin.source, cause=cause)
-            certificates = () if certificate is None else (certificate,)
-            await self._commit(transitions.mint_and_offer(request, credential, bound, note, certificates))
+            certificates = () if ordered is None else (ordered.certificate,)
+            try:
+                await self._commit(transitions.mint_and_offer(request, credential, bound, note, certificates))
+            except _Stale:
+                await self._check_key(wanted, dossier)
+                raise
             self._jobs.wake()
             self._authentication.note_offered(claim, request.id)
             return self._minting.completed(offer, minted)
@@ -396,6 +399,12 @@ class Provisioner:
         if await self._jobs.await_install(unit.saved[0].after, credential, password, now, patience) is None:
             raise self._wait_for_install(credential)
         return offer
+
+    async def _check_key(self, wanted: Wanted, dossier: Dossier) -> None:
+        """Where nothing else made the unit stale, the key did: it has had a certificate."""
+        fresh = await self._store.find_request(dossier.request.id)
+        if fresh is not None and fresh.request == dossier.request:
+            await self._minting.check_key(wanted, dossier)
 
     def _asks_ledger(self, request: ProvisionRequest) -> bool:
         broker = self._brokers.get(request.device_broker)
@@ -508,12 +517,7 @@ class Provisioner:
         return Rejected(Reason.WAIT, detail, step=step, retry_after=seconds)
 
     async def _commit(self, unit: Unit) -> None:
-        try:
-            committed = await self._store.commit(unit)
-        except Conflict:
-            # Two devices came with one key at once: look again, and see who was first.
-            committed = False
-        if not committed:
+        if not await self._store.commit(unit):
             raise _Stale
 
     # -- ack -----------------------------------------------------------------------------------------------------------

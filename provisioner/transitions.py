@@ -130,14 +130,10 @@ def confirm(
     former: Credential | None,
     keys_sealed: str | None,
     note: Note,
-    renew_on: Millis | None = None,
 ) -> Unit:
-    """The device proved that it holds the credential; `former` is the one it replaces, which is retired.
-
-    `renew_on`: its certificate ends, so it should be renewed from then on.
-    """
+    """The device proved that it holds the credential; `former` is the one it replaces, which is retired."""
     proved = _settled(credential, progress(credential.state, Event.CONFIRM), note.at)
-    ends = [renew_on] if request.validity is None else [renew_on, note.at + request.validity]
+    ends = [credential.renew_on] if request.validity is None else [credential.renew_on, note.at + request.validity]
     proved = evolve(proved, due_on=min((end for end in ends if end is not None), default=None))
     saved = _step(
         request,

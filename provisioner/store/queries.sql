@@ -278,6 +278,10 @@ ON CONFLICT (device_broker, client_id, generation) DO UPDATE SET
 -- Rows as a JSON array of objects.
 INSERT INTO certificate ({certificate_names}) SELECT {certificates} FROM json_each(:rows);
 
+-- name: used_keys
+-- All in one row: [key id, …].
+SELECT json_group_array(key_id) FROM certificate WHERE key_id IN (SELECT value FROM json_each(:keys));
+
 -- name: revoke_certificates
 -- Rows as a JSON array of objects.
 UPDATE certificate SET revoked_on = j.revoked_on, reason = j.reason

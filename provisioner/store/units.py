@@ -3,7 +3,8 @@
 1. Rows of the path of a claim go in as one JSON text a table. The statement then runs to its end without the
    interpreter's lock, which would otherwise be given up and won back from the event loop once a row: on a busy server
    that costs more than the row. Requests are long rows: new ones go in by `inserting`, changed ones row by row.
-2. Guards are compared in order of arrival, inside the write transaction: a stale unit changes nothing.
+2. Guards are compared in order of arrival, inside the write transaction: a stale unit changes nothing. A key has one
+   certificate for ever, so a unit with another one on it is stale too.
 3. The journal grows in the same transaction, each line chained to the one before.
 """
 
@@ -51,16 +52,28 @@ def _check_guards(units: list[Unit], connection: sqlite3.Connection) -> list[boo
     ids = [saved.before.id for unit in units for saved in unit.saved]
     (text,) = connection.execute(SQL["guards"], {"ids": _encode(ids)}).fetchone()
     current = {row[0]: (row[1], row[2]) for row in json.loads(text)}
+    used = _used_keys(units, connection)
     winners = []
     for unit in units:
         wins = all(
             current.get(saved.before.id) == (saved.before.optlock, saved.before.job_optlock) for saved in unit.saved
         )
+        keys = {certificate.key_id for certificate in unit.certificates}
+        wins = wins and used.isdisjoint(keys)
         if wins:
+            used |= keys
             for saved in unit.saved:
                 current[saved.after.id] = (saved.after.optlock, saved.after.job_optlock)
         winners.append(wins)
     return winners
+
+
+def _used_keys(units: list[Unit], connection: sqlite3.Connection) -> set[str]:
+    """Of the keys that these units bring, those that have had their certificate."""
+    keys = [certificate.key_id for unit in units for certificate in unit.certificates]
+    if not keys:
+        return set()
+    return set(json.loads(connection.execute(SQL["used_keys"], {"keys": _encode(keys)}).fetchone()[0]))
 
 
 def _write(units: Iterable[Unit], connection: sqlite3.Connection) -> bool:

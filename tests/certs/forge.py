@@ -65,7 +65,7 @@ class Recipe:
             moment(self.end),
             subject_of(self.name).public_bytes(),
             self.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
-            extensions,
+            der.extensions(map(der.extension, extensions)),
         )
         if self.version is None:
             tbs = as_version_1(tbs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certs.authority import Authority, Issuer, Order
+from certs.authority import Authority, Issuer
 from certs.csr import parse_csr
 from certs.errors import BadCsr, NotIssued, UnusableAuthority
 from certs.hierarchy import Signer, create_issuer, create_root
 from certs.keys import ED25519, P256, P384, digest_for, generate, is_deterministic, key_identifier, spki_of
+from certs.order import Order
 from certs.profile import (
     VALIDITY,
     Device,
@@ -46,11 +47,34 @@ WHOLE = {
 }
 
 
-def authority_of(algorithm: str, purpose: Purpose = Purpose.DEVICES) -> Authority:
+def authority_of(
+    algorithm: str, purpose: Purpose = Purpose.DEVICES, *, excluded_hosts: Sequence[str] = ()
+) -> Authority:
     root, key = WHOLE[algorithm]
-    made = create_issuer(root, "w", purpose, key, NOW, os.urandom)
+    made = create_issuer(root, "w", purpose, key, NOW, os.urandom, excluded_hosts=excluded_hosts)
     issuer = Issuer(purpose, root.certificate, [made.certificate], made.key)
     return Authority(root.certificate, [issuer], crl_url="http://c.example/{issuer}", ocsp_url="http://o.example")
+
+
+def by_library(authority: Authority, order: Order) -> bytes:
+    """What the library's builder makes of an order."""
+    issuer, names = authority.issuers[0], order.names
+    assert issuer.key is not None
+    key = order.public_key
+    extensions = extensions_for(
+        names, key_identifier(key), issuer.above.key, crl_url=order.crl_url, ocsp_url=order.ocsp_url
+    )
+    return (
+        x509.CertificateBuilder(extensions=extensions)
+        .subject_name(subject_of(names.common_name))
+        .issuer_name(issuer.certificate.subject)
+        .public_key(load_der_public_key(key))  # type: ignore[arg-type]  # of one of our algorithms
+        .serial_number(order.serial)
+        .not_valid_before(moment(order.not_before))
+        .not_valid_after(moment(order.not_after))
+        .sign(issuer.key, digest_for(issuer.key), ecdsa_deterministic=is_deterministic(issuer.key))
+        .public_bytes(Encoding.DER)
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,25 +85,33 @@ def test_every_byte_is_what_the_library_would_have_signed(names: Names, ca: str,
     purpose = Purpose.SERVERS if isinstance(names, Server) else Purpose.DEVICES
     authority = authority_of(ca, purpose)
     order = authority.order(names, SPKI[key], NOW, os.urandom, validity=days * DAY)
-    issuer = authority.issuers[0]
-    assert issuer.key is not None
-    by_library = (
-        x509.CertificateBuilder(
-            extensions=extensions_for(
-                names, key_identifier(SPKI[key]), issuer.above.key, crl_url=order.crl_url, ocsp_url=order.ocsp_url
-            )
-        )
-        .subject_name(subject_of(names.common_name))
-        .issuer_name(issuer.certificate.subject)
-        .public_key(load_der_public_key(SPKI[key]))  # type: ignore[arg-type]  # of one of our algorithms
-        .serial_number(order.serial)
-        .not_valid_before(moment(order.not_before))
-        .not_valid_after(moment(order.not_after))
-        .sign(issuer.key, digest_for(issuer.key), ecdsa_deterministic=is_deterministic(issuer.key))
-    )
     issued = authority.issue(order)
-    assert issued.der == by_library.public_bytes(Encoding.DER)
-    assert read(x509.load_der_x509_certificate(issued.der), issuer.above) == names
+    assert issued.der == by_library(authority, order)
+    assert read(x509.load_der_x509_certificate(issued.der), authority.issuers[0].above) == names
+
+
+short = st.text("aB7.:", min_size=1, max_size=3).filter(lambda text: text[0] not in ".:")
+BUSY = {algorithm: authority_of(algorithm) for algorithm in WHOLE}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    device=st.builds(Device, short, short | st.none()) | devices,
+    ca=st.sampled_from(list(BUSY)),
+    key=st.sampled_from(list(SPKI.values())),
+    serial=st.integers(0, 2**128 - 1),
+    begin=st.integers(0, 300 * DAY // 1000),
+    seconds=st.integers(1, 60 * DAY // 1000),
+)
+def test_a_certificate_filled_into_a_template_is_what_the_library_would_have_signed(
+    device: Device, ca: str, key: bytes, serial: int, begin: int, seconds: int
+) -> None:
+    """One authority for all examples: names are short, so most are of a shape that it has read before."""
+    start = NOW + begin * 1000
+    order = Order(
+        BUSY[ca].issuers[0].id, 1 << 128 | serial, device, key, start, start + seconds * 1000, "http://c.example", ""
+    )
+    assert BUSY[ca].issue(order).der == by_library(BUSY[ca], order)
 
 
 @given(
@@ -144,8 +176,12 @@ def test_an_issuer_out_of_its_time_takes_no_orders(authority: Authority, shift: 
         ({"issuer": "00" * 20}, "issuer"),
     ],
 )
-def test_an_order_against_the_rules_is_not_signed(authority: Authority, changes: dict[str, object], code: str) -> None:
+@pytest.mark.parametrize("templates", [False, True])
+def test_an_order_against_the_rules_is_not_signed(changes: dict[str, object], code: str, *, templates: bool) -> None:
+    authority = authority_of(P256, excluded_hosts=("broker.example",))
     order = authority.order(Device("acme", "dev-1"), SPKI[P256], NOW, os.urandom)
+    for name in ("dev-1", "broker-example") if templates else ():
+        authority.issue(replace(order, names=Device("acme", name)))
     with pytest.raises(NotIssued) as refused:
         authority.issue(replace(order, **changes))  # type: ignore[arg-type]  # fields by name
     assert refused.value.code == code

@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certs.authority import Authority, Order
+from certs.authority import Authority
 from certs.csr import parse_der
 from certs.hierarchy import create_issuer
 from certs.keys import ED25519, P256, P384, RSA3072, PrivateKey, digest_for, generate
+from certs.order import Order
 from certs.profile import Device, Purpose
 from provisioner.creation import Created
 from provisioner.errors import Conflict, Invalid, Reason, Unavailable
