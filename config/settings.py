@@ -105,7 +105,8 @@ class Endpoint(Section):
         default=4, description="Sessions of one client id from one source address that have not proved a key yet."
     )
     unproved_per_client_id: Count = Field(
-        default=16, description="Sessions of one client id from anywhere that have not proved a key yet."
+        default=16,
+        description="The same from anywhere; where they are taken, the source that has most of them makes room.",
     )
     proved_per_client_id: Count = Field(
         default=4, description="Sessions of one client id that proved its key; a new one replaces the oldest."

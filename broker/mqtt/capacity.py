@@ -5,11 +5,14 @@
    everybody has spoken, a newcomer is told to come later.
 2. A (user, clientId) is a claim, not an identity: several sessions live side by side. Those that have not proved a key
    are few per source and per id; those that have are few per id, and a newly proved one replaces the oldest.
-3. A nonce proves once: a replay of it takes nobody's place. Nonces are remembered per (user, clientId), the latest of
+3. Whoever knows a leaked login could take all unproved places of an id from a few addresses and keep its device out.
+   So where they are taken, the source that has most of them gives its oldest to a newcomer whose own source has fewer.
+4. A nonce proves once: a replay of it takes nobody's place. Nonces are remembered per (user, clientId), the latest of
    the latest; one forgotten gains a replay no more than a seat.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -39,6 +42,28 @@ class Seat(Generic[Owner]):
 class _Source(Generic[Owner]):
     count: int = 0
     silent: dict[Seat[Owner], None] = field(default_factory=dict)
+
+
+class _Unproved(Generic[Owner]):
+    """The unproved sessions of one (user, clientId), oldest first."""
+
+    def __init__(self, seats: Iterable[Seat[Owner]]) -> None:
+        self.seats = [seat for seat in seats if not seat.proved]
+        self._counts = Counter(seat.source for seat in self.seats)
+
+    def of(self, source: str) -> int:
+        """How many a source has."""
+        return self._counts[source]
+
+    def yields_to(self, source: str) -> bool:
+        """Whether some source has more than this one."""
+        return max(self._counts.values(), default=0) > self._counts[source]
+
+    @property
+    def oldest_of_most(self) -> Seat[Owner]:
+        """The oldest session of the source that has most of them."""
+        most = max(self._counts.values())
+        return next(seat for seat in self.seats if self._counts[seat.source] == most)
 
 
 class Capacity(Generic[Owner]):
@@ -81,17 +106,27 @@ class Capacity(Generic[Owner]):
         seats = self._identities.get((user, client_id))
         if seats is None:
             return True
-        unproved = [other for other in seats if not other.proved]
-        same_source = sum(other.source == seat.source for other in unproved)
-        return len(unproved) < self._limits.unproved_per_client_id and same_source < self._limits.unproved_per_source
-
-    def admit(self, seat: Seat[Owner], user: str, client_id: str, *, proved: bool = False) -> bool:
-        """Begin a session if there still is room; return whether."""
-        if not self.has_room(seat, user, client_id, proved=proved):
+        unproved = _Unproved(seats)
+        if unproved.of(seat.source) >= self._limits.unproved_per_source:
             return False
-        seat.identity = (user, client_id)
-        self._identities.setdefault(seat.identity, []).append(seat)
-        return True
+        return len(unproved.seats) < self._limits.unproved_per_client_id or unproved.yields_to(seat.source)
+
+    def admit(self, seat: Seat[Owner], user: str, client_id: str, *, proved: bool = False) -> tuple[bool, Owner | None]:
+        """Begin a session if there still is room; return whether, and the session that made room, if any.
+
+        That one must be ended and then leaves as usual.
+        """
+        if not self.has_room(seat, user, client_id, proved=proved):
+            return False, None
+        identity = (user, client_id)
+        unproved = _Unproved(self._identities.get(identity, []))
+        crowded = not proved and len(unproved.seats) >= self._limits.unproved_per_client_id
+        displaced = unproved.oldest_of_most if crowded else None
+        if displaced is not None:
+            self._forget(displaced)
+        seat.identity = identity
+        self._identities.setdefault(identity, []).append(seat)
+        return True, None if displaced is None else displaced.owner
 
     def prove(self, seat: Seat[Owner], user: str, client_id: str, proof: str) -> Owner | None:
         """A key was proved by this nonce (or `PLAIN`); return the session that is replaced, if any.

@@ -31,6 +31,9 @@ _RECEIVE_BUFFER: Final = 16_384
 # What a client we are through with may still send before it is cut off.
 _DISCARDED_AT_MOST: Final = 65_536
 
+_PROVED: Final = "a newer session of this client id proved its key"
+_CROWDED: Final = "too many sessions of this client id have not proved its key"
+
 log = structlog.get_logger(__name__)
 
 
@@ -172,9 +175,9 @@ class Connection(asyncio.BufferedProtocol):
         if not self._leaving:
             self.abort()
 
-    def replace(self) -> None:
-        """End the session in favour of a newly proved one."""
-        self._session.disconnect(ReasonCode.QUOTA_EXCEEDED, "a newer session of this client id proved its key")
+    def replace(self, why: str) -> None:
+        """End the session in favour of another one of its client id."""
+        self._session.disconnect(ReasonCode.QUOTA_EXCEEDED, why)
         self._flush()
 
     # The session's side.
@@ -275,13 +278,18 @@ class Connection(asyncio.BufferedProtocol):
         shared, session, proved = self._shared, self._session, self._serial is not None
         if shared.draining:
             session.refuse(Refusal.DRAINING)
-        elif not shared.capacity.admit(self._seat, session.user, session.client_id, proved=proved):
+            return
+        admitted, displaced = shared.capacity.admit(self._seat, session.user, session.client_id, proved=proved)
+        if displaced is not None:
+            shared.counters.replaced += 1
+            displaced.replace(_CROWDED)
+        if not admitted:
             session.refuse(Refusal.FULL)
-        else:
-            shared.counters.admitted += 1
-            if proved:
-                self._prove(PLAIN)
-            self._dispatch(session.admit(self._loop.time()))
+            return
+        shared.counters.admitted += 1
+        if proved:
+            self._prove(PLAIN)
+        self._dispatch(session.admit(self._loop.time()))
 
     async def _answer(self, message: Message) -> None:
         session, shared = self._session, self._shared
@@ -316,7 +324,7 @@ class Connection(asyncio.BufferedProtocol):
         replaced = self._shared.capacity.prove(self._seat, self._session.user, self._session.client_id, proof)
         if replaced is not None:
             self._shared.counters.replaced += 1
-            replaced.replace()
+            replaced.replace(_PROVED)
 
     # The transport's side.
 

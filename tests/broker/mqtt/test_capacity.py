@@ -68,17 +68,56 @@ def test_leaving_frees_the_seat() -> None:
 
 def admitted(capacity: Capacity[str], seat: Seat[str], client_id: str = "dev-1") -> bool:
     capacity.speak(seat)
-    return capacity.admit(seat, "factory", client_id)
+    let_in, _ = capacity.admit(seat, "factory", client_id)
+    return let_in
 
 
-def test_four_unproved_per_source_and_sixteen_in_all() -> None:
-    capacity = Capacity[int](EndpointLimits())
-    let_in = []
-    for source in range(10):
-        for _ in range(5):
-            seat, _ = capacity.arrive(source, f"192.0.2.{source}")
-            let_in.append(capacity.admit(seat, "factory", "dev-1"))
-    assert let_in == [True, True, True, True, False] * 4 + [False] * 30
+def sixteen(per_source: int) -> tuple[Capacity[str], list[str]]:
+    """All unproved places of one id taken, so many from each source; their owners, oldest first."""
+    capacity = Capacity[str](EndpointLimits())
+    owners = [f"{source}/{number}" for number in range(per_source) for source in range(16 // per_source)]
+    for owner in owners:
+        seat, _ = capacity.arrive(owner, f"192.0.2.{owner.partition('/')[0]}")
+        assert capacity.admit(seat, "factory", "dev-1") == (True, None)
+    return capacity, owners
+
+
+def newcomer(capacity: Capacity[str], source: str) -> tuple[bool, str | None]:
+    seat, _ = capacity.arrive("new", source)
+    return capacity.admit(seat, "factory", "dev-1")
+
+
+def test_four_unproved_per_source() -> None:
+    capacity, _ = sixteen(4)
+    assert newcomer(capacity, "192.0.2.0") == (False, None)
+    for _ in range(4):
+        assert newcomer(capacity, "192.0.2.100")[0]
+    assert newcomer(capacity, "192.0.2.100") == (False, None)
+
+
+def test_where_sixteen_are_unproved_the_source_that_has_most_gives_its_oldest() -> None:
+    capacity, owners = sixteen(4)
+    assert [newcomer(capacity, f"192.0.2.{100 + n}") for n in range(5)] == [(True, owner) for owner in owners[:4]] + [
+        (True, owners[4])
+    ]
+    unproved = [seat for seat in capacity._identities["factory", "dev-1"] if not seat.proved]
+    assert len(unproved) == 16
+
+
+def test_of_sixteen_sources_the_oldest_session_gives_way_and_the_newest_stays() -> None:
+    capacity, owners = sixteen(1)
+    assert newcomer(capacity, "192.0.2.100") == (True, owners[0])
+    assert newcomer(capacity, "192.0.2.100") == (False, None), "the same source again throws nobody out"
+    assert newcomer(capacity, "192.0.2.101") == (True, owners[1])
+
+
+def test_who_proved_gives_way_to_nobody_who_has_not() -> None:
+    capacity, owners = sixteen(4)
+    for seat in list(capacity._identities["factory", "dev-1"])[:4]:
+        assert capacity.prove(seat, "factory", "dev-1", f"nonce of {seat.owner}") is None
+    for number in range(4):
+        assert newcomer(capacity, f"192.0.2.{100 + number}") == (True, None)
+    assert newcomer(capacity, "192.0.2.110") == (True, owners[4])
 
 
 def test_who_proved_does_not_count_as_unproved() -> None:
