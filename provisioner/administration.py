@@ -39,9 +39,9 @@ from provisioner.terms import (
     check_certificate,
     check_confirm,
     check_confirm_time,
-    check_mac,
     check_secure,
     check_tight,
+    check_unit,
     check_window,
     configuration_text,
 )
@@ -139,7 +139,7 @@ class Administration(Creation):
             check_certificate(after.account_name, after.client_id, after.coupling, secure=after.secure_url)
         if after.secure_url != before.secure_url:
             check_secure(broker, secure=after.secure_url)
-        check_mac(after.facts)
+        check_unit(after.facts, after.device_name)
         if after.coupling is Coupling.INHERITED:
             raise Invalid(
                 "invalid-coupling",

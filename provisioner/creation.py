@@ -48,9 +48,9 @@ from provisioner.terms import (
     check_device_broker,
     check_kind,
     check_loose,
-    check_mac,
     check_secure,
     check_tight,
+    check_unit,
     check_window,
     configuration_text,
 )
@@ -255,7 +255,7 @@ class Creation(Desk):
         if new.kind is Kind.X509:
             coupling = policy.resolve_coupling(new.coupling, account.coupling)
             check_certificate(account.name, new.client_id, coupling, secure=new.secure)
-        check_mac(new.facts)
+        check_unit(new.facts, new.device_name)
         if new.validity is not None and not new.reuse_key:
             raise Invalid(
                 "key-not-reused", "a credential with a validity is renewed by its key; set reuseKey", field="reuseKey"

@@ -23,7 +23,7 @@ from provisioner.administration import Administration
 from provisioner.creation import NewRequest
 from provisioner.errors import Conflict, Forbidden, Invalid, NotFound, ProvisionerError, Refused
 from provisioner.lifecycle import CLOSED, Phase
-from provisioner.masterdata import Datum, DoesNotFit, check_data, is_localized, merged, parse_schema
+from provisioner.masterdata import LONGEST_TEXT, Datum, DoesNotFit, check_data, is_localized, merged, parse_schema
 from provisioner.model import Account, AccountKind, Facts, Labels, Millis, ProvisionRequest, Role, Status
 from provisioner.policy import Actor, check_role
 from provisioner.ports import Note
@@ -32,7 +32,6 @@ MOST_CREATED = 1000
 """Devices that one call registers, at most."""
 
 _TRIES = 8
-_LONGEST_DESCRIPTION = 512
 _LARGEST = 16_384
 _MAY_ALLOCATE = (Role.PREPARER, Role.INSTALLER)
 
@@ -234,8 +233,8 @@ class Dps:
             raise NoGroup
         await self._check_data(group, new.data)
         tag = new.batch_tag or {"defaultValue": "", "i18nValue": {}}
-        if not is_localized(tag) or len(new.description) > _LONGEST_DESCRIPTION:
-            raise NotVerified("batchTag must be a localized text, desc at most 512 characters")
+        if not is_localized(tag) or len(new.description) > LONGEST_TEXT or not new.description.isprintable():
+            raise NotVerified(f"batchTag must be a localized text, desc at most {LONGEST_TEXT} printable characters")
         record = Record(
             group_id=group.id,
             home=account.name,

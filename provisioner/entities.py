@@ -146,8 +146,9 @@ class Desk:
         policy.parse_identifier(new.name, "name")
         if new.quota is not None and new.quota < 0:
             raise Invalid("invalid-quota", "quota must not be negative", field="quota")
-        if len(new.display_name) > 255:
-            raise Invalid("invalid-display-name", "displayName must have at most 255 characters", field="displayName")
+        if len(new.display_name) > 255 or not new.display_name.isprintable():
+            told = "displayName must have at most 255 printable characters"
+            raise Invalid("invalid-display-name", told, field="displayName")
         device_broker = self._default_broker if new.device_broker is None else self._known_broker(new.device_broker)
         parent = new.parent
         if parent is None and actor.account_id is not None:

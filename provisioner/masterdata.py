@@ -79,7 +79,7 @@ def parse_schema(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Datum]:
         if (kind is DataType.ENUM) != bool(options) or len(options) > MOST_ITEMS:
             raise DoesNotFit(f"{name}: an Enum has 1 to {MOST_ITEMS} options, any other type has none")
         if not all(_is_text(option) for option in options):
-            raise DoesNotFit(f"{name}: an option is a text of at most {LONGEST_TEXT} characters")
+            raise DoesNotFit(f"{name}: an option is a text of at most {LONGEST_TEXT} printable characters")
         schema[name] = Datum(kind, options)
     return schema
 
@@ -92,7 +92,7 @@ def check_data(data: Mapping[str, Any], schema: Schema) -> None:
             raise DoesNotFit(f"{_shown(name)} is no master data of this group")
         if value is not None and not _CHECKS[datum.type](value, datum):
             words = f" of {', '.join(datum.options)}" if datum.options else ""
-            raise DoesNotFit(f"{_shown(name)} must be of type {datum.type}{words}")
+            raise DoesNotFit(f"{_shown(name)} must be of type {datum.type}{words or _BOUNDS.get(datum.type, '')}")
 
 
 def merged(before: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable()
 
 
 def _is_date(value: Any) -> bool:
@@ -132,6 +132,8 @@ def _shown(name: str) -> str:
     return ascii(name[:64])[1:-1]
 
 
+_PRINTABLE = f", at most {LONGEST_TEXT} printable characters"
+_BOUNDS = dict.fromkeys((DataType.STRING, DataType.STRING_ARRAY, DataType.I18N), _PRINTABLE)
 _CHECKS: Mapping[DataType, Callable[[Any, Datum], bool]] = {
     DataType.INTEGER: lambda value, _: _is_integer(value),
     DataType.STRING: lambda value, _: _is_text(value),

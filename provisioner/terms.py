@@ -34,8 +34,18 @@ def check_attempts(attempts: int) -> None:
         raise Invalid("invalid-attempts", "retryMaxAttempts must be 1 to 1000", field="retryMaxAttempts")
 
 
-def check_mac(facts: Facts) -> None:
-    """A MAC address in any common spelling."""
+def check_unit(facts: Facts, device_name: str | None) -> None:
+    """What is said about a unit can be shown to people; a MAC address is one, in any common spelling."""
+    said = {
+        "serialNumber": facts.serial_number,
+        "vendor": facts.vendor,
+        "brand": facts.brand,
+        "model": facts.model,
+        "deviceName": device_name,
+    }
+    for name, text in said.items():
+        if text is not None and not text.isprintable():
+            raise Invalid("invalid-text", f"{name} must have printable characters only", field=name)
     if facts.mac_address is not None and normal_mac(facts.mac_address) is None:
         raise Invalid("invalid-mac-address", "macAddress must have twelve hex digits", field="macAddress")
 

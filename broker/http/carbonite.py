@@ -1,8 +1,8 @@
 """ProvisionEntities, and imports: many devices in one call, a verdict for each (`provisioner.bulk` has the rules).
 
 1. `/v2/provisionEntities` takes the seed's input and answers like its `BaseServiceResult`: `Success`, `Message`, and an
-   `Element` for each row. What is wrong with a row is that row's `Info`; what is wrong with the call is a 400 or 403 in
-   the same form, and then no row was looked at.
+   `Element` for each row. What is wrong with a row is that row's `Info`; what is wrong with the call is told in that
+   form, under its HTTP status (`manners`), and then no row was looked at.
 2. `/v2/imports` is the same engine for files: a batch that can be undone, sent in pieces.
 3. A row's cells are read one by one (`provisioner.elements`), so that one mistyped cell does not refuse the others.
 """
@@ -22,13 +22,13 @@ from broker.http.bodies import MAX_NUMBER, Body, Digits, Text
 from broker.http.calls import Asked
 from broker.http.doors import Opened
 from broker.http.entities import Entity
+from broker.http.manners import PROVISION_ENTITIES
 from provisioner.bulk import MOST_ROWS, Contact, Device, Group, Options
-from provisioner.elements import NOBODY, OURS, TEXTS, RowStatus, Verdict
-from provisioner.errors import Invalid, Refused
+from provisioner.elements import LONGEST, NOBODY, OURS, TEXTS, RowStatus, Verdict
+from provisioner.errors import Invalid, NotFound
 from provisioner.model import ProvisionRequest
 
 router = APIRouter(tags=["ProvisionEntities"])
-PATH = "/v2/provisionEntities"
 IMPORTS = "/v2/imports"
 
 _GUID = re.compile(r"[0-9A-Fa-f]{8}-?(?:[0-9A-Fa-f]{4}-?){3}[0-9A-Fa-f]{12}")
@@ -99,22 +99,27 @@ class ProvisionEntitiesResult(BaseModel):
     Element: list[ProvisionElement]
 
 
-@router.post(PATH, response_model=ProvisionEntitiesResult, summary="Add or change many devices")
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ProvisionEntitiesResult, "description": "the same, with no `Element`: no row was looked at"}
+}
+
+
+@router.post(
+    PROVISION_ENTITIES, response_model=ProvisionEntitiesResult, responses=_ANSWERS, summary="Add or change many devices"
+)
 async def provision_entities(call: Asked, doors: Opened, body: ProvisionEntitiesInput) -> Response:
     """One device for each element; see the flags. A row is done whole or not at all."""
     options = Options(body.HaltOnProvisioningError, body.ProceedOnValidationError, body.ValidateOnly)
     try:
         outcome = await doors.bulk.provision(call.actor, body.PartnerId, body.ProvisionElements, options, call.now)
-    except Refused as refusal:
-        status = 403 if refusal.code == "forbidden" else 400
-        message = refusal.detail[:1].upper() + refusal.detail[1:] + "."
-        return _json({"Success": False, "Message": message, "Element": []}, status)
+    except NotFound as refusal:  # what is not there is a value of the body, not the path
+        raise Invalid(refusal.code, refusal.detail, field="PartnerId") from None
     elements = [shown(verdict, row) for verdict, row in zip(outcome.verdicts, body.ProvisionElements, strict=True)]
     return _json({"Success": outcome.success, "Message": outcome.message, "Element": elements})
 
 
 def shown(verdict: Verdict, row: Mapping[str, Any]) -> dict[str, object]:
-    """A verdict as the seed's ProvisionElement; what could not be read is shown as it was sent, where it is text."""
+    """A verdict as the seed's ProvisionElement; what could not be read is shown as it was sent, where it can be."""
     said = verdict.element
     if said is None:
         text = {name: _text_of(row.get(name)) for name in TEXTS}
@@ -158,11 +163,11 @@ _TEXTS_OF = attrgetter(*TEXTS.values())
 
 
 def _text_of(value: object) -> str | None:
-    return value if isinstance(value, str) and len(value) <= 255 else None
+    return value if isinstance(value, str) and len(value) <= LONGEST and value.isprintable() else None
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(json.dumps(value, ensure_ascii=False), status, media_type="application/json")
+def _json(value: object) -> Response:
+    return Response(json.dumps(value, ensure_ascii=False), media_type="application/json")
 
 
 # -- imports -----------------------------------------------------------------------------------------------------------

@@ -6,14 +6,11 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import JSONResponse
 
-from broker.http import problems
 from provisioner.dps import NoGroup, NoOrganization, NotVerified
 
 PREFIX = "/dps-service/"
@@ -35,18 +32,15 @@ def refused(code: int, text: str) -> JSONResponse:
     return _answer(code, text, None)
 
 
-def answer(request: Request, error: Exception) -> JSONResponse:
-    """Response that tells `error`; logs what is our own fault."""
-    for kind, (code, text) in _CODES.items():
-        if isinstance(error, kind):
-            return refused(code, text)
-    problem = problems.answer(request, error)
-    said = json.loads(bytes(problem.body))
-    response = _answer(99000 + problem.status_code, said["detail"], None)
-    response.status_code = problem.status_code
-    for name in ("www-authenticate", "retry-after", "allow", "connection"):
-        if name in problem.headers:
-            response.headers[name] = problem.headers[name]
+def refusal(error: Exception) -> JSONResponse | None:
+    """Response that tells a failure of EnOS's own; None: it is none."""
+    return next((refused(*said) for kind, said in _CODES.items() if isinstance(error, kind)), None)
+
+
+def failure(status: int, detail: str) -> JSONResponse:
+    """Response that tells any other one."""
+    response = _answer(99000 + status, detail, None)
+    response.status_code = status
     return response
 
 

@@ -3,7 +3,8 @@
 1. A device gets one of four answers: 200 and its CIK as text; 403 wrong vendor and model; 404 unknown serial number;
    409 not enabled, expired or activated already. What is missing, doubled or malformed is unknown. Besides, as of any
    HTTP server: 413, 426 (no TLS), 429 (too many guesses), 503 (later), the last two with `Retry-After`.
-2. Answers are text and CSV, as Exosite's are. What was done is 205 without a body.
+2. Answers are text and CSV, as Exosite's are; what went wrong is a sentence (`manners`). What was done is 205 without a
+   body.
 3. A vendor is an account: that of the token, or the one that the header `X-Exosite-Vendor` names.
 """
 
@@ -29,7 +30,10 @@ from provisioner.policy import iso
 from provisioner.ranges import SerialRange, parse_range
 from provisioner.serials import MOST_RANGES, Model, NotActivatable, SerialState, UnknownModel, UnknownSerial
 
-router = APIRouter(tags=["Exosite"])
+_FAILURE: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "a sentence", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+router = APIRouter(tags=["Exosite"], responses=_FAILURE)
 
 MANAGE = "/provision/manage/model"
 _CSV = "text/csv; charset=utf-8"
@@ -138,7 +142,10 @@ class _Range(BaseModel):
     last: Number
 
     def inside(self, at: int) -> SerialRange:
-        return parse_range(self.format, self.length, self.casing, self.first, self.last, f"ranges.{at}")
+        try:
+            return parse_range(self.format, self.length, self.casing, self.first, self.last, f"ranges.{at}")
+        except Invalid as refusal:  # the answer is text alone, so the text says where
+            raise Invalid(refusal.code, f"`{refusal.field}`: {refusal.detail}", field=refusal.field) from None
 
 
 class _Ranges(BaseModel):

@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from broker.http.manners import answer
+from broker.http.manners import EXOSITE, PROVISION_ENTITIES, answer
 from broker.http.problems import UNAUTHENTICATED
 from provisioner.attachments import DOWNLOADS, LARGEST
 from provisioner.errors import Forbidden, Invalid
@@ -42,8 +42,7 @@ OPEN = frozenset(("/healthz", "/readyz", "/openapi.json", ACTIVATE))
 UPLOADS = "/v2/attachments"
 """Where operators keep files: a body there is the file itself."""
 
-_EXOSITE = "/provision/"
-_LISTS = ("/provision/manage/", "/v2/provisionEntities", "/v2/imports")
+_LISTS = ("/provision/manage/", PROVISION_ENTITIES, "/v2/imports")
 """Below these a body lists devices."""
 
 MAX_BODY = 64 * 1024
@@ -121,7 +120,7 @@ class Gate:
                 body = await _read(receive, most)
         except TimeoutError:
             raise HTTPException(408, "Send the body without pausing.", {"connection": "close"}) from None
-        if body and not is_upload and not path.startswith(_EXOSITE):
+        if body and not is_upload and not path.startswith(EXOSITE):
             _check_media_type(headers)
             check_json(body)
         return body
@@ -136,7 +135,7 @@ def _note(scope: Scope, status: int) -> None:
 def _token(headers: Headers, path: str) -> str:
     """The bearer token; raises `Forbidden` when there is none, or more than one."""
     sent = headers.getlist("authorization")
-    if path.startswith(_EXOSITE):
+    if path.startswith(EXOSITE):
         sent += [f"Bearer {token}" for token in headers.getlist("x-exosite-token")]
     scheme, _, token = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult
 
-from broker.http.carbonite import PATH as DOOR
+from broker.http.manners import PROVISION_ENTITIES as DOOR
 from broker.mail import Server, SmtpPostman
 from provisioner.mails import Letter, Mails, Undeliverable
 from tests.broker.http.world import PATH, World

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from broker.http.carbonite import PATH as DOOR
 from broker.http.carbonite import shown
+from broker.http.manners import PROVISION_ENTITIES as DOOR
 from provisioner.bulk import CHUNK, Bulk, Options
 from provisioner.drafting import Drafts
 from provisioner.elements import Element, Verdict
@@ -436,7 +436,10 @@ async def test_twins_in_one_call_are_found(admin: Operator) -> None:
     ],
 )
 async def test_a_call_that_cannot_be_read_is_refused_whole(admin: Operator, body: Any) -> None:
-    await admin.refused(400, "invalid", "POST", DOOR, body)
+    answer = await admin.http.post(DOOR, json=body)
+    said = answer.json()
+    assert (answer.status_code, said["Success"], said["Element"]) == (400, False, [])
+    assert said["Message"].endswith(".")
 
 
 async def test_an_unknown_partner_is_told_in_the_form_of_the_document(admin: Operator) -> None:
@@ -445,7 +448,9 @@ async def test_an_unknown_partner_is_told_in_the_form_of_the_document(admin: Ope
 
 
 async def test_more_rows_than_a_call_takes_are_refused(admin: Operator) -> None:
-    await admin.refused(400, "invalid", "POST", DOOR, {"ProvisionElements": [{}] * 5001})
+    said = await provision(admin, *[{}] * 5001, status=400)
+    assert said["Message"] == "`ProvisionElements`: list should have at most 5000 items after validation, not 5001."
+    assert said["Element"] == []
 
 
 async def test_rows_beyond_one_transaction_are_done_in_order(admin: Operator) -> None:
