@@ -21,6 +21,7 @@ from tests.broker.http.test_enos import RETURN_SAMPLE, group_of
 from tests.broker.http.test_provision_entities import NEW
 from tests.broker.http.world import PATH, Operator, World
 
+PATIENCE = 60.0
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
@@ -213,9 +214,11 @@ async def serving(world: World, **headers: str) -> AsyncIterator[httpx2.AsyncCli
     """A client of a world's API behind a real socket."""
     server = HttpServer(world.app)
     port = await server.start("127.0.0.1", 0)
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers) as http:
-        yield http
-    await server.stop()
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=PATIENCE) as http:
+            yield http
+    finally:
+        await server.stop()
 
 
 @pytest.fixture
