@@ -210,7 +210,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
                 Stepper("erasing", parts.forget_wiped, now, asyncio.Event()),
                 Stepper("journal", parts.log_head, now, asyncio.Event()),
                 Stepper("authority", parts.authority.step, now, parts.authority.wake),
-                Stepper("revocation", parts.revocation.step, now, parts.deliveries.waker()),
+                Stepper("revocation", parts.revocation.step, now, parts.revoked),
                 Stepper("listeners", tls.step, now, asyncio.Event()),
                 *_deliveries(settings, parts, sinks),
                 *(Stepper(f"watching {one.broker.name}", one.step, now, asyncio.Event()) for one in watches),

@@ -53,14 +53,14 @@ class Lines:
 
     def flush(self) -> None:
         """Have everything written, at the latest when the event loop has come round."""
+        if self._turning is not None and self._turning.is_running():
+            return
         try:
-            loop = asyncio.get_running_loop()
+            self._turning = asyncio.get_running_loop()
         except RuntimeError:
             self._write_out()
-            return
-        if self._turning is not loop:
-            self._turning = loop
-            loop.call_soon(self._write_out)
+        else:
+            self._turning.call_soon(self._write_out)
 
     def _write_out(self) -> None:
         with self._lock:

@@ -126,7 +126,10 @@ class Deliveries:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A data directory at work. `broker` is not started; `wake`: a job became due; `deliveries`: an event did."""
+    """A data directory at work. `broker` is not started.
+
+    `wake`: a job became due; `deliveries`: an event did; `revoked`: a certificate was.
+    """
 
     directory: DataDir
     store: SqliteStore
@@ -147,6 +150,7 @@ class Parts:
     vault: Vault
     wake: asyncio.Event
     deliveries: Deliveries
+    revoked: asyncio.Event
     is_fresh: bool
 
     def api(self, figures: Figures) -> FastAPI:
@@ -332,6 +336,8 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         deliveries.wake()
 
     store.tell = tell
+    revoked = asyncio.Event()
+    store.certificates.tell = revoked.set
     events = EventDesk(store.events, administration.visible, tell)
     for name in choices.sinks:
         await store.events.open_sink(name)
@@ -363,6 +369,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         entropy=entropy,
         vault=vault,
         wake=wake,
+        revoked=revoked,
         deliveries=deliveries,
         is_fresh=fresh,
     )

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 from provisioner.admission import Admission
 from provisioner.errors import Reason, Rejected
@@ -65,11 +66,12 @@ class Authentication:
             proved = equal(expected, claim.proof.proof)
         else:
             proved = self._is_key(claim, keys, dossier, certified=certified)
-        self._check_proved(claim, "claim", dossier, now, proved=proved)
+        if not proved or dossier is None:
+            self.refuse(claim, "claim", dossier, now)
         return Conversation(claim.user, claim.client_id, claim.request_id, nonce, keys, claim.alg, claim.seal_to)
 
-    def authenticate_ack(self, ack: Ack, dossier: Dossier | None, now: Millis, *, certified: bool) -> Conversation:
-        """What is needed to answer. Raises `denied`, `slow-down`."""
+    def prove_ack(self, ack: Ack, dossier: Dossier | None, *, certified: bool) -> Conversation | None:
+        """What is needed to answer; None: it proves nothing, so `refuse` it."""
         keys = self._keys(dossier)
         nonce = None
         if ack.proof is not None:
@@ -81,7 +83,8 @@ class Authentication:
             proved = self._is_key(ack, keys, dossier, certified=certified)
             if proved and ack.key is None and not certified and dossier is not None:
                 proved = self._keyless.get(dossier.request.id) == ack.origin.connection
-        self._check_proved(ack, "ack", dossier, now, proved=proved)
+        if not proved or dossier is None:
+            return None
         return Conversation(ack.user, ack.client_id, ack.request_id, nonce, keys)
 
     def note_offered(self, claim: Claim, request_id: int) -> None:
@@ -103,11 +106,8 @@ class Authentication:
             return certified or is_keyless
         return equal(derive(message.key.reveal(), message.user, message.client_id).auth, keys.auth)
 
-    def _check_proved(
-        self, message: Claim | Ack, action: str, dossier: Dossier | None, now: Millis, *, proved: bool
-    ) -> None:
-        if proved and dossier is not None:
-            return
+    def refuse(self, message: Claim | Ack, action: str, dossier: Dossier | None, now: Millis) -> NoReturn:
+        """It proved nothing. Raises `denied`, `slow-down`."""
         origin = message.origin
         request_id = None if dossier is None else dossier.request.id
         self._tell(

@@ -91,6 +91,7 @@ class Jobs:
         self._installing: dict[Key, _Running] = {}
         self._latest: Millis | None = None
         self._recall_on = math.inf
+        self._next_on = self._told_on = -math.inf
         self.wake: Callable[[], None] = lambda: None
         """Set by whoever runs the loop; called when something became due earlier than `step` said."""
         self.report: Report = raise_it
@@ -166,8 +167,24 @@ class Jobs:
         """At start: take over what a dead process left."""
         await self._store.release_leases()
 
+    def due_by(self, due_on: Millis) -> None:
+        """A job was committed that is due at `due_on`: wake whoever runs the loop, if he means to come back later.
+
+        While a step is under way this need not wake him: he asks for what is due at its end.
+        """
+        self._told_on = min(self._told_on, due_on)
+        if due_on < self._next_on:
+            self._next_on = due_on
+            self.wake()
+
     async def step(self, now: Millis) -> Millis:
         """Do what is due; when to come back at the latest. Raises `Unavailable`."""
+        self._next_on, self._told_on = -math.inf, math.inf
+        due_on = await self._step(now)
+        self._next_on = min(due_on, self._told_on)
+        return round(self._next_on)
+
+    async def _step(self, now: Millis) -> Millis:
         await self._notice_clock(now)
         if self._broker_is_back:
             self._broker_is_back = False

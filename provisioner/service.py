@@ -50,6 +50,7 @@ from provisioner.model import (
     Taken,
     evolve,
 )
+from provisioner.offered import Offered
 from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Note, Saved, Store, Suspicion, Unit
 from provisioner.topics import grant_of
 
@@ -148,6 +149,7 @@ class Provisioner:
         )
         self._minting = Minting(store, vault, certification, entropy)
         self._confirmation = Confirmation(store, vault, jobs, self._authentication.forget)
+        self._offered = Offered()
         self._device_logins = DeviceLogins(store, vault, self._confirmation, certification)
 
     # -- logins --------------------------------------------------------------------------------------------------------
@@ -383,21 +385,23 @@ class Provisioner:
             cause = "minted, offered" if ordered is None else f"certificate {ordered.certificate.serial}, offered"
             note = Note(now, "claim", source=claim.origin.source, cause=cause)
             certificates = () if ordered is None else (ordered.certificate,)
+            unit = transitions.mint_and_offer(request, credential, bound, note, certificates)
             try:
-                await self._commit(transitions.mint_and_offer(request, credential, bound, note, certificates))
+                await self._commit(unit)
             except _Stale:
                 await self._check_key(wanted, dossier)
                 raise
-            self._jobs.wake()
-            self._authentication.note_offered(claim, request.id)
+            self._jobs.due_by(credential.confirm_before)
+            self._note_offered(claim, unit)
             return self._minting.completed(offer, minted)
         note = Note(now, "claim", source=claim.origin.source, cause="minted")
         unit = transitions.mint(request, credential, bound, note)
         await self._commit(unit)
-        self._authentication.note_offered(claim, request.id)
         patience, password = self._rules.install_wait, minted.login.password
-        if await self._jobs.await_install(unit.saved[0].after, credential, password, now, patience) is None:
+        installed = await self._jobs.await_install(unit.saved[0].after, credential, password, now, patience)
+        if installed is None:
             raise self._wait_for_install(credential)
+        self._note_offered(claim, installed)
         return offer
 
     async def _check_key(self, wanted: Wanted, dossier: Dossier) -> None:
@@ -405,6 +409,11 @@ class Provisioner:
         fresh = await self._store.find_request(dossier.request.id)
         if fresh is not None and fresh.request == dossier.request:
             await self._minting.check_key(wanted, dossier)
+
+    def _note_offered(self, claim: Claim, unit: Unit) -> None:
+        """What the ack of this offer will be about."""
+        self._authentication.note_offered(claim, unit.saved[0].after.id)
+        self._offered.note(claim, unit)
 
     def _asks_ledger(self, request: ProvisionRequest) -> bool:
         broker = self._brokers.get(request.device_broker)
@@ -526,14 +535,21 @@ class Provisioner:
         """What an ack came to. Raises `Rejected` and `Unavailable`, with the conversation once the key was proved."""
         self._authentication.check_mode(ack, ack.origin)
         for _ in range(_TRIES):
-            dossier = await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
+            offered = self._offered.take(ack)
+            dossier = offered or await self._store.find_claim(ack.user, ack.client_id, ack.request_id)
             certified = await self._is_certified(ack.origin, dossier)
-            conversation = self._authentication.authenticate_ack(ack, dossier, now, certified=certified)
+            conversation = self._authentication.prove_ack(ack, dossier, certified=certified)
+            if conversation is None:
+                if offered is None:
+                    self._authentication.refuse(ack, "ack", dossier, now)
+                continue
             try:
                 reason = await self._settle(ack, _there(dossier), conversation.keys, now)
             except _Stale:
                 continue
             except ProvisionerError as error:
+                if offered is not None:
+                    continue
                 error.conversation = conversation
                 self._tell_refusal(error, _there(dossier).request, Note(now, "ack", source=ack.origin.source))
                 raise

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -34,13 +33,21 @@ class Batches(Protocol):
 
 
 class SqliteCertificates:
-    """`read` runs a named query, `gather` makes batches of questions."""
+    """`read` runs a named query, `read_batch` one that answers many questions, `gather` makes such batches."""
 
-    def __init__(self, read: Read, gather: Callable[[Callable[[list[Any]], Awaitable[list[Any]]]], Batches]) -> None:
+    def __init__(
+        self,
+        read: Read,
+        read_batch: Callable[[str, Sequence[object]], Awaitable[Sequence[Any]]],
+        gather: Callable[[Callable[[list[Any]], Awaitable[list[Any]]]], Batches],
+    ) -> None:
         self._read = read
+        self._read_batch = read_batch
         self._serials = gather(self._find)
         self._keys = gather(self._find_keys)
         self._credentials = gather(self._find_of)
+        self.tell: Callable[[], None] = lambda: None
+        """Set by whoever makes revocation lists; called when certificates were revoked."""
 
     async def drain(self) -> None:
         """Return when nothing is asked any more."""
@@ -55,7 +62,7 @@ class SqliteCertificates:
 
     async def _find(self, batch: list[str]) -> list[Found | None]:
         found: list[Found | None] = [None] * len(batch)
-        for row in json.loads((await self._read("find_serials", {"batch": json.dumps(batch)}))[0][0]):
+        for row in await self._read_batch("find_serials", batch):
             found[row[0]] = (read_certificate(row[1:]), read_credential(row[13:]))
         return found
 
@@ -66,7 +73,7 @@ class SqliteCertificates:
 
     async def _find_keys(self, batch: list[str]) -> list[Certificate | None]:
         found: list[Certificate | None] = [None] * len(batch)
-        for row in json.loads((await self._read("find_keys", {"batch": json.dumps(batch)}))[0][0]):
+        for row in await self._read_batch("find_keys", batch):
             found[row[0]] = read_certificate(row[1:])
         return found
 
@@ -78,7 +85,7 @@ class SqliteCertificates:
 
     async def _find_of(self, batch: list[tuple[str, str, int]]) -> list[Certificate | None]:
         found: list[Certificate | None] = [None] * len(batch)
-        for row in json.loads((await self._read("find_certificates", {"batch": json.dumps(batch)}))[0][0]):
+        for row in await self._read_batch("find_certificates", batch):
             found[row[0]] = read_certificate(row[1:])
         return found
 
@@ -93,6 +100,11 @@ class SqliteCertificates:
     async def list_issuers(self) -> Sequence[str]:
         """See `Certificates`."""
         return [row[0] for row in await self._read("list_issuers", {})]
+
+
+def revokes(unit: Unit) -> bool:
+    """Whether it takes a certificate out of force."""
+    return any(credential.state in _LEAVING and credential.is_certificate for credential in unit.credentials)
 
 
 def revoked_by(unit: Unit) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from provisioner.model import Account, Credential, Dossier, Entry, Line, Millis,
 from provisioner.policy import normal_mac
 from provisioner.ports import Listing, Note, Unit
 from provisioner.store.attachmentrows import SqliteAttachments
-from provisioner.store.certificate_rows import SqliteCertificates
+from provisioner.store.certificate_rows import SqliteCertificates, revokes
 from provisioner.store.connections import Connection, connect, transaction, truncate_log
 from provisioner.store.devicerows import SqliteDevices
 from provisioner.store.dpsrows import SqliteDps
@@ -80,7 +80,7 @@ class SqliteStore:
         self._units = Gatherer(self._commit_batch)
         self._is_logged = True
         self.keys = SqliteKeys(self._read, self._transact)
-        self.certificates = SqliteCertificates(self._read, Gatherer)
+        self.certificates = SqliteCertificates(self._read, self._read_batch, Gatherer)
         self.events = SqliteEventLog(self._reading, self._transact)
         self.serials = SqliteSerials(self._read, self._transact, append)
         self.why = SqliteWhy(self._read)
@@ -125,7 +125,7 @@ class SqliteStore:
 
     async def _find_claims(self, batch: list[tuple[str, str, str]]) -> list[Dossier | None]:
         found: list[Dossier | None] = [None] * len(batch)
-        for row in json.loads((await self._read("find_claims", {"batch": json.dumps(batch)}))[0][0]):
+        for row in await self._read_batch("find_claims", batch):
             found[row[0]] = read_dossier(row[1:])
         return found
 
@@ -135,7 +135,7 @@ class SqliteStore:
 
     async def _find_usernames(self, batch: list[tuple[str, str]]) -> list[Credential | None]:
         found: list[Credential | None] = [None] * len(batch)
-        for row in json.loads((await self._read("find_usernames", {"batch": json.dumps(batch)}))[0][0]):
+        for row in await self._read_batch("find_usernames", batch):
             found[row[0]] = read_credential(row[1:])
         return found
 
@@ -244,6 +244,12 @@ class SqliteStore:
     async def _read(self, name: str, values: dict[str, Any]) -> list[Any]:
         return await self._reading(lambda connection: connection.execute(SQL[name], values).fetchall())
 
+    async def _read_batch(self, name: str, batch: Sequence[object]) -> Sequence[Any]:
+        """Rows of a statement that takes its questions and gives its answers as one JSON text each."""
+        text = (await self._read(name, {"batch": json.dumps(batch)}))[0][0]
+        rows: Sequence[Any] = json.loads(text)
+        return rows
+
     async def _reading(self, work: Callable[[sqlite3.Connection], A]) -> A:
         try:
             outcome = await self._reader.run(work)
@@ -289,6 +295,8 @@ class SqliteStore:
         winners, has_events = await self._transact(partial(write_units, units))
         if has_events:
             self.tell()
+        if any(wins and revokes(unit) for unit, wins in zip(units, winners, strict=True)):
+            self.certificates.tell()
         return winners
 
     async def lease_due(self, now: Millis, until: Millis, limit: int) -> Sequence[tuple[Credential, Dossier]]:

@@ -54,10 +54,8 @@ MUTATIONS = (
         "reply-before-install",
         "no offer before the credential works at the device broker (2)",
         "provisioner/service.py",
-        "credential, password, now, patience) is None:\n"
-        "            raise self._wait_for_install(credential)\n"
-        "        return offer\n",
-        "credential, password, now, patience) is None:\n            return offer\n        return offer\n",
+        "        if installed is None:\n            raise self._wait_for_install(credential)\n",
+        "        if installed is None:\n            return offer\n",
         (
             f"{_SERVICE}::test_an_install_that_takes_long_is_waited_for_and_then_offered",
             f"{_SERVICE}::test_a_device_broker_that_is_away_is_tried_again",
@@ -109,13 +107,10 @@ MUTATIONS = (
         "limit-before-verify",
         "a right key is never refused because of others' failures (7)",
         "provisioner/authentication.py",
-        "        if proved and dossier is not None:\n            return\n        origin = message.origin\n",
-        "        origin = message.origin\n"
-        "        if proved and dossier is not None:\n"
-        "            self._admission.check_failure(\n"
-        "                message.user, message.client_id, origin.source, origin.connection, now\n"
-        "            )\n"
-        "            return\n",
+        '            self.refuse(claim, "claim", dossier, now)\n',
+        '            self.refuse(claim, "claim", dossier, now)\n'
+        "        origin = claim.origin\n"
+        "        self._admission.check_failure(claim.user, claim.client_id, origin.source, origin.connection, now)\n",
         (f"{_SERVICE}::test_wrong_keys_are_slowed_down_and_the_right_one_never", _WORLDS),
     ),
     Mutation(
@@ -155,10 +150,10 @@ MUTATIONS = (
         "another-serial-each-time",
         "a repeat with the same key gets the same certificate (3)",
         "provisioner/certification.py",
-        "            issued = self.authority.issue(Order.decode(certificate.order_text))\n",
+        "            issued = self.authority.issue(ordered.order)\n",
         "            serial = (1 << 128 | int.from_bytes(self._entropy(16))).to_bytes(17).hex()\n"
-        "            text = certificate.order_text.replace(certificate.serial, serial)\n"
-        "            issued = self.authority.issue(Order.decode(text))\n",
+        "            text = ordered.order.encode().replace(ordered.order.serial_hex, serial)\n"
+        "            issued = self.authority.issue(type(ordered.order).decode(text))\n",
         (
             f"{_CERTIFICATES}::test_the_same_key_gets_the_same_certificate_whatever_the_request_id",
             f"{_CERTIFICATES}::test_twenty_claims_at_once_make_one_certificate",
@@ -259,6 +254,14 @@ MUTATIONS = (
         "        if newest is None or ack.generation != newest.generation:\n            if ack",
         "        if newest is None:\n            if ack",
         (f"{_SERVICE}::test_an_ack_of_what_was_never_offered_is_refused",),
+    ),
+    Mutation(
+        "what-was-offered-is-what-is-there",
+        "an ack is decided upon the ledger, whatever was known a moment ago (rule 1 of `offered`)",
+        "provisioner/service.py",
+        "                if offered is not None:\n                    continue\n",
+        "",
+        (f"{_SERVICE}::test_a_proved_ack_where_only_a_login_confirms_finds_out_what_changed",),
     ),
     Mutation(
         "renewal-withdraws-first",

@@ -219,3 +219,18 @@ def poison(folder: Path, sql: str) -> None:
     connection = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
     connection.execute(sql)
     connection.close()
+
+
+async def test_the_worker_is_woken_for_what_is_due_before_it_would_come_back(world: World) -> None:
+    world.broker.asks_ledger = True
+    woken: list[str] = []
+    late = await world.request("dev-1", confirm_time=90)
+    early = await world.request("dev-2", confirm_time=30)
+    promised = await world.jobs.step(world.now)
+    assert promised == world.now + RECONCILE_EVERY
+    world.jobs.wake = lambda: woken.append("up")
+    await world.device(late, "dev-1").claim()
+    assert woken == []
+    await world.device(early, "dev-2").claim()
+    assert woken == ["up"]
+    assert await world.jobs.step(world.now) == world.now + 30_000

@@ -240,6 +240,34 @@ async def test_an_ack_of_what_was_never_offered_is_refused(world: World) -> None
     assert await reason_of(device.ack(2)) is Reason.BAD_REQUEST
 
 
+async def test_an_ack_is_decided_upon_what_is_there_not_upon_what_was_offered(world: World) -> None:
+    created = await world.request()
+    device = world.device(created)
+    await device.claim()
+    await world.administration.stop(ADMIN, created.request.id, world.now)
+    assert await reason_of(device.ack(1)) is Reason.SUPERSEDED
+    assert (await world.read(created.request.id)).phase is not Phase.CONFIRMED
+
+
+async def test_a_proved_ack_where_only_a_login_confirms_finds_out_what_changed(world: World) -> None:
+    created = await world.request(confirm=Confirm.LOGIN)
+    device = world.device(created)
+    offer = await device.claim()
+    assert await world.login(offer) is not None
+    assert (await device.ack(1)).reason is Reason.CONFIRMED
+
+
+async def test_a_strangers_ack_is_denied_and_the_devices_own_confirms(world: World) -> None:
+    created = await world.request()
+    device = world.device(created)
+    await device.claim()
+    stranger = replace(device, key="ABCDEFGHJKLMNPQRSTUVWXYZ23")
+    assert await reason_of(stranger.ack(1)) is Reason.DENIED
+    assert await reason_of(stranger.ack(1)) is Reason.DENIED
+    assert (await device.ack(1)).reason is Reason.CONFIRMED
+    assert (await device.ack(1)).reason is Reason.CONFIRMED
+
+
 async def test_the_first_login_confirms(world: World) -> None:
     created = await world.request()
     offer = await world.device(created).claim()
