@@ -70,12 +70,17 @@ class Certification:
         except UnsupportedKey as error:
             raise Rejected(Reason.UNSUPPORTED, error.detail, step="mint", supported=error.supported) from None
 
-    def order(self, credential: Credential, csr: Csr, now: Millis) -> Ordered:
-        """What to commit before anything is signed. Raises `bad-csr`, `Unavailable`."""
+    def order(self, credential: Credential, csr: Csr, now: Millis, validity: Millis | None = None) -> Ordered:
+        """What to commit before anything is signed. Raises `bad-csr`, `Unavailable`.
+
+        `validity` (milliseconds) may shorten what the rules say; the issuer's end may shorten both.
+        """
+        longest = self._rules.validity
+        validity = longest if validity is None else min(validity, longest)
         strict = credential.coupling is Coupling.STRICT
         try:
             device = Device(credential.account_name, credential.client_id if strict else None)
-            order = self.authority.order_device(device, csr, now, self._entropy, validity=self._rules.validity)
+            order = self.authority.order_device(device, csr, now, self._entropy, validity=validity)
         except BadCsr as error:
             raise Rejected(Reason.BAD_CSR, error.detail, step="mint") from None
         except NotIssued as error:

@@ -115,8 +115,8 @@ class Minting:
         """The next generation. Raises `bad-csr`, `Unavailable`."""
         credential = _next_generation(dossier, wanted, now)
         if wanted.csr is not None:
-            ordered = self._issuing().order(credential, wanted.csr, now)
-            credential = evolve(credential, renew_on=_renew_on(ordered.certificate))
+            ordered = self._issuing().order(credential, wanted.csr, now, dossier.request.validity)
+            credential = evolve(credential, renew_on=_renew_on(ordered.certificate, now))
             return Minted(credential, Login(shown=self._issuing().draft(ordered)), ordered)
         password = Secret(_MAKERS[wanted.identity](self._entropy))
         credential = evolve(
@@ -147,9 +147,12 @@ class Minting:
         return self._certification
 
 
-def _renew_on(certificate: Certificate) -> Millis:
-    """When two thirds of its life are over: then a device still has a third of it to be reached."""
-    return certificate.not_before + (certificate.not_after - certificate.not_before) * 2 // 3
+def _renew_on(certificate: Certificate, now: Millis) -> Millis:
+    """When two thirds of its life are over: then a device still has a third of it to be reached.
+
+    Its life begins now; `notBefore` lies before that, for devices whose clock is late.
+    """
+    return now + (certificate.not_after - now) * 2 // 3
 
 
 def _next_generation(dossier: Dossier, wanted: Wanted, now: Millis) -> Credential:

@@ -40,6 +40,7 @@ from tests.provisioner.test_service import reason_of, rejected
 
 SECURE = BrokerAddress("mqtts://127.0.0.1:8883")
 DAY = 86_400_000
+ISSUER_END = an_authority().issuers[0].not_after
 
 
 def csr_of(key: PrivateKey, *names: str) -> bytes:
@@ -449,6 +450,42 @@ async def test_before_a_certificate_ends_an_event_says_so_and_the_next_claim_ren
     assert (second.generation, await admitted(world, first), await admitted(world, second)) == (2, True, True)
     assert second.certificate is not None
     assert second.certificate.not_after == world.now + 90 * DAY
+
+
+@pytest.mark.parametrize(
+    ("asked", "life"),
+    [
+        pytest.param(60_000, 60_000, id="as the policy says"),
+        pytest.param(30 * DAY, 30 * DAY, id="for weeks"),
+        pytest.param(400 * DAY, 90 * DAY, id="at most what the authority gives"),
+    ],
+)
+async def test_the_validity_of_a_policy_is_the_life_of_a_certificate(world: World, asked: int, life: int) -> None:
+    _, device = await prescribed(world, validity=asked, reuse_key=True)
+    first = await device.claim(csr=csr_of(generate(P256)))
+    assert leaf_of(first).not_valid_after_utc.timestamp() * 1000 == START + life
+    assert first.certificate is not None
+    assert first.certificate.not_after == START + life
+    await device.ack()
+    world.now = START + life * 2 // 3 - 1000
+    await world.run_jobs()
+    assert await reason_of(device.claim("r-2", csr=csr_of(generate(P256)))) is Reason.ALREADY_PROVISIONED
+    world.now += 1000
+    await world.run_jobs()
+    second = await device.claim("r-3", csr=csr_of(generate(P256)))
+    assert second.certificate is not None
+    assert (second.generation, second.certificate.not_after) == (2, world.now + life)
+    world.now = START + life + 1000
+    assert not await admitted(world, first)
+    assert await admitted(world, second)
+
+
+async def test_no_validity_outlives_the_issuer(world: World) -> None:
+    _, device = await prescribed(world, validity=60 * DAY, reuse_key=True)
+    world.now = ISSUER_END - 20 * DAY
+    offer = await device.claim(csr=csr_of(generate(P256)))
+    assert offer.certificate is not None
+    assert offer.certificate.not_after == ISSUER_END
 
 
 async def test_without_a_valid_issuer_nothing_is_minted_and_the_device_comes_again(world: World) -> None:
