@@ -194,7 +194,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
         api = await _listen("http.listen", settings.http.listen, serve_http)
         api_tls = await _listen_tls("http", settings.http.tls_listen, tls, serve_http)
         parts.administration.attachments.base_url = _download_url(settings, api, api_tls)
-        await parts.revocation.step(now())
+        await parts.begin_lists(now())
         await parts.jobs.recover()
         stack.push_async_callback(endpoint.drain, settings.endpoint.drain_time)
         claims, claims_tls = await _listen_both("endpoint", settings.endpoint, tls, endpoint.start)

@@ -19,18 +19,22 @@ import structlog
 
 from broker.datadir import Unusable
 from certs.authority import Authority
-from certs.errors import UnusableAuthority
+from certs.errors import NotIssued, UnusableAuthority
 from certs.keys import P256, algorithm_of
 from certs.keystore import Keystore, load_passphrase
 from certs.profile import Purpose
 from certs.token import TokenKey
 from provisioner.certification import DAY, CertificateRules, Certification
+from provisioner.errors import Unavailable
 from provisioner.journal import line_of
 from provisioner.model import Line, Millis
 from provisioner.policy import iso
 from provisioner.ports import Note
 
 LABEL = "MQTT Provisioner"
+
+_SOON: Millis = 1_000
+"""Until the next look whether the lists of a new issuer are in place."""
 
 _log = structlog.get_logger(__name__)
 
@@ -104,6 +108,10 @@ class AuthorityWatch:
     An issuer of which two thirds are over gets its successor, if the root's key is here: certificates that a device
     gets would end earlier and earlier, and at last there would be none. Without that key it is told in the log, daily,
     and so is an issuer whose key is in a token: a successor's has to be made there.
+
+    A new issuer of devices signs once its revocation list is in place: `announce`, given the time, puts it there, and
+    raises `Unavailable` where a device broker has not read it. Brokers refuse certificates of an issuer whose list they
+    do not have. Until then the former one goes on, as long as it is valid.
     """
 
     def __init__(self, choices: AuthorityChoices, folder: Path, certification: Certification, record: Record) -> None:
@@ -112,6 +120,8 @@ class AuthorityWatch:
         self._certification = certification
         self._record = record
         self._known = {issuer.id for issuer in certification.authority.issuers}
+        self._is_told = False
+        self.announce: Callable[[Millis], Awaitable[None]] = _nowhere
         self.wake = asyncio.Event()
         """Set when there is something to look at."""
 
@@ -122,17 +132,30 @@ class AuthorityWatch:
     def reload(self) -> None:
         """Take what is on the disk now; what cannot be used is told, and the former stays."""
         try:
-            self._certification.use(self._choices.load(self._keystore))
+            found = self._choices.load(self._keystore)
         except Unusable as error:
             _log.error("authority not reloaded, the former one stays", reason=str(error))
+            return
+        here = {issuer.id for issuer in self._certification.authority.issuers}
+        if any(issuer.purpose is Purpose.DEVICES and issuer.id not in here for issuer in found.issuers):
+            self._certification.coming = found
         else:
-            _log.info("authority reloaded", issuers=[one.id[:16] for one in self._certification.authority.issuers])
-            self.wake.set()
+            self._use(found)
+        self._is_told = False
+        self.wake.set()
+
+    def _use(self, authority: Authority) -> None:
+        self._certification.use(authority)
+        _log.info("authority reloaded", issuers=[one.id[:16] for one in authority.issuers])
 
     async def step(self, now: Millis) -> Millis:
         """Rotate what is due, note in the journal who signs from now on; when to look again."""
         for purpose in Purpose:
             self._renew(purpose, now)
+        if (coming := self._certification.coming) is not None:
+            if not await self._is_announced(now):
+                return now + _SOON
+            self._use(coming)
         issuers = self._certification.authority.issuers
         if new := [issuer for issuer in issuers if issuer.id not in self._known]:
             self._known |= {issuer.id for issuer in new}
@@ -140,8 +163,24 @@ class AuthorityWatch:
             await self._record([line_of(Note(now, "new-issuer", cause=cause)) for cause in causes])
         return now + DAY
 
+    async def _is_announced(self, now: Millis) -> bool:
+        """Whether the issuers that come may sign: their lists are in place, or nobody else can."""
+        try:
+            await self.announce(now)
+        except Unavailable as error:
+            try:
+                former = self._certification.authority.current(Purpose.DEVICES, now)
+            except NotIssued:
+                return True
+            if not self._is_told:
+                self._is_told = True
+                _log.warning("the former issuer goes on", id=former.id[:16], reason=error.detail)
+            return False
+        return True
+
     def _renew(self, purpose: Purpose, now: Millis) -> None:
-        ours = [one for one in self._certification.authority.issuers if one.purpose is purpose and one.key is not None]
+        authority = self._certification.coming or self._certification.authority
+        ours = [one for one in authority.issuers if one.purpose is purpose and one.key is not None]
         if not ours or now < ours[-1].not_before + (ours[-1].not_after - ours[-1].not_before) * 2 // 3:
             return
         newest = ours[-1]
@@ -155,6 +194,10 @@ class AuthorityWatch:
             _log.error("an issuer ends soon and has no successor", purpose=str(purpose), reason=error.detail)
         else:
             self.reload()
+
+
+async def _nowhere(_now: Millis) -> None:
+    """Nobody looks for lists."""
 
 
 def label_of(keystore: Keystore) -> str:

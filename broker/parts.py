@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -189,6 +189,19 @@ class Parts:
         """All that devices may have to do with, PEM."""
         return self.authority.in_force().bundle(Purpose.SERVERS, now) + self.trusted(now)
 
+    async def begin_lists(self, now: Millis) -> None:
+        """At start, the same as far as it goes: whoever watches a device broker that is away tells of it."""
+        await self.revocation.step(now)
+        with suppress(Unavailable):
+            await self.bring_lists(now)
+
+    async def bring_lists(self, now: Millis) -> None:
+        """Have revocation lists in force wherever device brokers read them. Raises `Unavailable`."""
+        await self.revocation.step(now)
+        for one in self.beside:
+            if isinstance(one, MosquittoCertificates):
+                await one.pulse()
+
     async def forget_wiped(self, now: Millis) -> Millis:
         """Get what was wiped off the disk; when to come back."""
         return now + (_BETWEEN if await self.store.truncate_log() else _IN_A_MOMENT)
@@ -350,7 +363,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
             one.trust(authority.root_pem)
     fresh = await firststart.complete(administration, directory, choices.provision_account, now())
     oversight = Oversight(administration, store, Reconciler(store, brokers, vault))
-    return Parts(
+    parts = Parts(
         directory=directory,
         store=store,
         broker=broker,
@@ -373,6 +386,8 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         deliveries=deliveries,
         is_fresh=fresh,
     )
+    watch.announce = parts.bring_lists
+    return parts
 
 
 def _doors(

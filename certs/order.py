@@ -8,6 +8,7 @@ from typing import Any
 
 from certs.profile import Device, Millis, Names, Responder, Server
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _KINDS = {kind.__name__: kind for kind in (Device, Server, Responder)}
 
 
@@ -35,7 +36,7 @@ class Order:
     def encode(self) -> str:
         """One line of JSON; nothing in it is secret."""
         names = {slot: getattr(self.names, slot) for slot in self.names.__slots__}
-        return json.dumps(
+        return _encode(
             {
                 "issuer": self.issuer,
                 "serial": self.serial_hex,
@@ -46,8 +47,7 @@ class Order:
                 "notAfter": self.not_after,
                 "crlUrl": self.crl_url,
                 "ocspUrl": self.ocsp_url,
-            },
-            separators=(",", ":"),
+            }
         )
 
     @classmethod

@@ -49,16 +49,21 @@ class Ordered:
 
 
 class Certification:
-    """One authority at work. `use` replaces it, after a rotation: orders find their own issuer in the new one."""
+    """One authority at work. `use` replaces it, after a rotation: orders find their own issuer in the new one.
+
+    `coming` is the one that will, once the revocation lists of its issuers are where somebody may look for them.
+    """
 
     def __init__(self, authority: Authority, rules: CertificateRules, entropy: Entropy) -> None:
         self._rules = rules
         self._entropy = entropy
+        self.coming: Authority | None = None
         self.use(authority)
 
     def use(self, authority: Authority) -> None:
         """Issue and verify with this authority from now on."""
         self.authority = authority
+        self.coming = None
         self._trust = Trust(authority.issuers)
 
     def parse(self, der: bytes) -> Csr:

@@ -1,7 +1,7 @@
 """Revocation lists of our issuers: one each, from what the ledger retired.
 
-1. A list is made anew when something was retired, when an issuer came, and once a day; it says that it is good for a
-   week, so a broker that was not reached, or a night without us, does no harm.
+1. A list is made anew when something was retired, when an issuer comes (before it signs anything else), and once a day;
+   it says that it is good for a week, so a broker that was not reached, or a night without us, does no harm.
 2. Numbers go up: each is more than the last one known, which is read back at the start, and at least the second it was
    made in, so that a lost folder does not make them start over.
 3. A certificate stays listed until a day after its end (RFC 5280, section 3.3, wants it on one list after that).
@@ -48,7 +48,7 @@ class RevocationLists:
 
     async def step(self, now: Millis) -> Millis:
         """Make the lists anew where they are out of date; when to look again."""
-        issuers = self._certification.authority.issuers
+        issuers = (self._certification.coming or self._certification.authority).issuers
         signers = {issuer.id: issuer for issuer in issuers if issuer.key is not None}
         state = await self._certificates.count_revoked(), frozenset(signers)
         if state != self._made or not 0 <= now - self._made_on < DAY:

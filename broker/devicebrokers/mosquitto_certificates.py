@@ -7,8 +7,8 @@
    out, by a login with its client id on a listener where client ids are free (`control_url`).
 3. Mosquitto says nothing when it has read its files. It does so at the end of a turn of its loop, so the second of two
    logins after the signal is answered by a Mosquitto that has.
-4. A list is for a week. Mosquitto is told whenever it changed, which is once a day at the least. A new issuer's list
-   reaches it within a second or two; a device that comes with a certificate of it sooner is refused, and tries again.
+4. A list is for a week. Mosquitto is told whenever it changed, which is once a day at the least, and before a new
+   issuer signs anything: it refuses certificates of issuers whose list it has not read.
 5. Its plug-in for dynamic security would not be asked for certificates; rights are `pattern` lines in its ACL file.
 """
 

@@ -25,7 +25,8 @@ from certs.keys import ED25519, P256, generate
 from certs.keystore import Keystore
 from certs.profile import Purpose
 from provisioner.certification import DAY, CertificateRules, Certification
-from provisioner.model import Line
+from provisioner.errors import Unavailable
+from provisioner.model import Line, Millis
 from tests.broker.test_app import Start, call, start  # noqa: F401  # a fixture of that program
 
 START = 1_800_000_000_000
@@ -106,10 +107,50 @@ async def test_what_is_on_the_disk_is_taken_when_somebody_says_so(tmp_path: Path
     watch, certification, journal = watch_of(tmp_path / "ca")
     made = Keystore(tmp_path / "ca").add_issuer("Test", Purpose.DEVICES, START, os.urandom, algorithm=ED25519)
     watch.reload()
-    assert certification.authority.current(Purpose.DEVICES, START).id == made.id
     assert watch.wake.is_set()
     await watch.step(START)
+    assert certification.authority.current(Purpose.DEVICES, START).id == made.id
     assert [line.cause[:30] for line in journal.lines] == [f"devices: issuer {made.id[:14]}"]
+
+
+async def test_a_new_issuer_signs_once_its_list_is_in_place(tmp_path: Path) -> None:
+    watch, certification, journal = watch_of(tmp_path / "ca")
+    former = certification.authority.current(Purpose.DEVICES, START)
+    is_away = True
+    announced: list[set[str]] = []
+
+    async def announce(_now: Millis) -> None:
+        if is_away:
+            raise Unavailable("Mosquitto is away")
+        assert certification.coming is not None
+        announced.append({issuer.id for issuer in certification.coming.issuers})
+
+    watch.announce = announce
+    made = Keystore(tmp_path / "ca").add_issuer("Test", Purpose.DEVICES, START, os.urandom)
+    with capture_logs() as lines:
+        watch.reload()
+        for second in range(3):
+            assert await watch.step(START + second * 1000) == START + (second + 1) * 1000
+    assert [line["event"] for line in lines] == ["the former issuer goes on"]
+    assert (certification.authority.current(Purpose.DEVICES, START), journal.lines) == (former, [])
+    is_away = False
+    await watch.step(START + 4000)
+    assert certification.authority.current(Purpose.DEVICES, START).id == made.id
+    assert ([made.id in one for one in announced], len(journal.lines)) == ([True], 1)
+
+
+async def test_where_nobody_else_can_sign_a_new_issuer_waits_for_nobody(tmp_path: Path) -> None:
+    watch, certification, _ = watch_of(tmp_path / "ca")
+
+    async def announce(_now: Millis) -> None:
+        raise Unavailable("Mosquitto is away")
+
+    watch.announce = announce
+    late = START + YEAR + DAY
+    made = Keystore(tmp_path / "ca").add_issuer("Test", Purpose.DEVICES, late, os.urandom)
+    watch.reload()
+    await watch.step(late)
+    assert certification.authority.current(Purpose.DEVICES, late).id == made.id
 
 
 def test_what_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
