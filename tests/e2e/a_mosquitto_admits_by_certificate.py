@@ -1,8 +1,11 @@
 """A real Mosquitto with `use_identity_as_username`, `use_username_as_clientid`, `pattern` rights and our CRL."""
 
 import asyncio
+import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -25,8 +28,8 @@ def issuer_of(device: ShellDevice, number: int) -> str:
 class Plant:
     """A program whose devices work at a Mosquitto."""
 
-    def __init__(self, place: Place, operator: Operator, address: Address) -> None:
-        self.place, self.operator, self.address = place, operator, address
+    def __init__(self, place: Place, operator: Operator, address: Address, pid_file: Path) -> None:
+        self.place, self.operator, self.address, self.pid_file = place, operator, address, pid_file
 
     async def device(self, client_id: str, number: int = 1) -> ShellDevice:
         """A device with its first certificate, confirmed."""
@@ -35,6 +38,32 @@ class Plant:
         assert (await asyncio.to_thread(device.claim, number, request.key))["reason"] == "offer"
         assert (await asyncio.to_thread(device.ack, number, 1, None, number))["reason"] == "confirmed"
         return device
+
+    async def rotate(self) -> None:
+        """Give devices their next issuer."""
+        home = f"PYTHONPATH={Path(__file__).parents[2]}"
+        said = await asyncio.to_thread(ran, "env", home, *ROTATE, self.place.program.data)
+        assert "signs for devices" in said
+
+    async def first_of_another_issuer(self, than: ShellDevice) -> ShellDevice:
+        """Let devices come until another issuer signs. Whoever does, the first login works."""
+        async with asyncio.timeout(30):
+            for number in count(2):
+                device = await self.device(f"{than.client_id}-{number}")
+                assert await self.works(device)
+                if issuer_of(device, 1) != issuer_of(than, 1):
+                    break
+        return device
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let Mosquitto do nothing within the block."""
+        pid = int(self.pid_file.read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     async def works(self, device: ShellDevice, number: int = 1, client_id: str | None = None) -> bool:
         return await asyncio.to_thread(device.works, number, client_id, self.address)
@@ -68,7 +97,7 @@ async def plant(start_program: StartProgram, tmp_path: Path) -> AsyncIterator[Pl
     place.program.secrets.add(CONTROL[1])
     operator = Operator(place.program)
     await mosquitto.start()
-    yield Plant(place, operator, ("127.0.0.1", tls))
+    yield Plant(place, operator, ("127.0.0.1", tls), mosquitto.pid_file)
     await operator.close()
     await mosquitto.stop()
 
@@ -90,19 +119,23 @@ async def test_nobody_acts_under_anothers_name_and_the_revoked_are_out(plant: Pl
     await asyncio.to_thread(bystander.leave)
 
 
+async def test_a_new_issuer_signs_nothing_before_mosquitto_has_its_list(plant: Plant) -> None:
+    device = await plant.device("dev-1")
+    with plant.standing_still():
+        await plant.rotate()
+        async with asyncio.timeout(30):
+            while not any("the former issuer goes on" in line for line in plant.place.program.errors):  # noqa: ASYNC110  # a thread reads them
+                await asyncio.sleep(0.05)
+        other = await plant.device("dev-2")
+        assert issuer_of(other, 1) == issuer_of(device, 1)
+    await plant.first_of_another_issuer(device)
+
+
 async def test_renewal_and_rotation_of_the_issuer(plant: Plant) -> None:
     device = await plant.device("dev-1")
     assert await plant.works(device)
-    data = plant.place.program.data
-    said = await asyncio.to_thread(ran, "env", f"PYTHONPATH={Path(__file__).parents[2]}", *ROTATE, data)
-    assert "signs for devices" in said
-    # Whoever signs, the first login works: a new issuer's list is there before its first certificate.
-    async with asyncio.timeout(30):
-        for number in count(2):
-            other = await plant.device(f"dev-{number}")
-            assert await plant.works(other)
-            if issuer_of(other, 1) != issuer_of(device, 1):
-                break
+    await plant.rotate()
+    other = await plant.first_of_another_issuer(device)
     await asyncio.to_thread(device.make_key, 2)
     assert (await asyncio.to_thread(device.claim, 2, None, 1))["reason"] == "offer"
     assert issuer_of(device, 2) == issuer_of(other, 1)
