@@ -41,13 +41,15 @@ class Identity:
 class Times:
     """How patient a device is, seconds; the defaults are the contract's (section 10).
 
-    `reply` is waited for, then the pause doubles from `first_pause` to `longest_pause`; one above `keep_connection` is
-    spent disconnected. `opening` is what a connection, its login and its SUBSCRIBE get each.
+    `reply` is waited for, then the pause doubles from `first_pause` to `longest_pause`, or to `longest_doubt` after a
+    refusal that no repetition helps and nobody can prove; one above `keep_connection` is spent disconnected. `opening`
+    is what a connection, its login and its SUBSCRIBE get each.
     """
 
     reply: float = 10.0
     first_pause: float = 5.0
     longest_pause: float = 300.0
+    longest_doubt: float = 3_600.0
     keep_connection: float = 60.0
     opening: float = 10.0
 

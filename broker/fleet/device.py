@@ -7,7 +7,8 @@ steady clock; what to do next comes out of `take()`; `due` says when `tick` is w
    Replies to one of its last four nonces count, each once; everything else is dropped (section 7).
 2. A reply without a valid proof means at most "try later", and for hardly longer than our own longest pause. Only in
    plain mode, where the checked server certificate vouches for it, it may also be an offer, or end an exchange.
-   It never makes the device stop, forget, switch mode or send its key.
+   It never makes the device stop, forget, switch mode or send its key. One that would end it, had it a proof, is worth
+   pauses that grow to `Times.longest_doubt` in plain mode, where no proof will ever come.
 3. A sealed offer is its own proof; one that is not sealed as we asked is none.
 4. The new credential is written to the free slot, read back, then made current (`flash`). The former one becomes
    current again only after the device broker itself refused the new one three times, or the new one is superseded.
@@ -43,6 +44,10 @@ from broker.fleet.replies import Credential, Reply, Unreadable, parse_reply
 LOGIN_ATTEMPTS: Final = 3
 LARGEST_REPLY: Final = 65_536
 _NONCES: Final = 4
+_NO_USE: Final = frozenset(
+    ("already-provisioned", "expired", "abandoned", "bad-request", "bad-csr", "unsupported", "too-large")
+)
+"""Refusals that no repetition helps: an operator has to act, or this firmware has to be changed."""
 _SILENT_MESSAGES: Final = 2
 
 
@@ -265,10 +270,8 @@ class Device:
             case "too-large" if self._max_reply and self._max_reply < (reply.needed or 0) <= LARGEST_REPLY:
                 self._max_reply = reply.needed
                 self._send(now)
-            case "already-provisioned" | "expired" | "abandoned":
+            case reason if reason in _NO_USE:
                 self._halt(State.STOPPED, reply.reason)
-            case "bad-request" | "bad-csr" | "unsupported" | "too-large":
-                self._halt(State.STOPPED, reply.reason)  # no repetition helps: this firmware has to be changed
             case _ if reply.retry_after is not None:
                 if self._exchange is not None:
                     self._exchange.attempts = 0
@@ -281,7 +284,9 @@ class Device:
         if self._is_pausing():
             return
         self._actions.append(Step("refused", reply=reply))
-        if reply.retry_after is None:
+        if self._options.mode is Mode.PLAIN and reply.reason in _NO_USE:
+            self._back_off(now, self.times.longest_doubt, f"{reply.reason}, which plain mode cannot prove")
+        elif reply.retry_after is None:
             self._back_off(now)
         else:
             self._pause(now, min(reply.retry_after, self.times.longest_pause) * (1 + self._random() / 2), self._send)
@@ -374,14 +379,14 @@ class Device:
             self._hang_up()
         self._back_off(now)
 
-    def _back_off(self, now: float) -> None:
+    def _back_off(self, now: float, longest: float | None = None, why: str = "") -> None:
         exchange = self._exchange
         if exchange is not None:
             exchange.attempts += 1
-            self._pause(now, self._jittered(exchange.attempts - 1), self._send)
+            self._pause(now, self._jittered(exchange.attempts - 1, longest), self._send, why)
 
-    def _pause(self, now: float, seconds: float, then: Callable[[float], None]) -> None:
-        self._actions.append(Step("pause", seconds=seconds))
+    def _pause(self, now: float, seconds: float, then: Callable[[float], None], why: str = "") -> None:
+        self._actions.append(Step("pause", why, seconds=seconds))
         if seconds > self.times.keep_connection:
             self._hang_up()
         self._set_timer(now + seconds, then)
@@ -398,9 +403,10 @@ class Device:
     def _set_timer(self, due: float | None, on_due: Callable[[float], None] | None) -> None:
         self.due, self._on_due = due, on_due
 
-    def _jittered(self, attempt: int) -> float:
+    def _jittered(self, attempt: int, longest: float | None = None) -> float:
         """Full jitter under the first pause x 2^attempt, at most the longest."""
-        return self._random() * min(self.times.longest_pause, self.times.first_pause * 2.0 ** min(attempt, 16))
+        longest = self.times.longest_pause if longest is None else longest
+        return self._random() * min(longest, self.times.first_pause * 2.0 ** min(attempt, 16))
 
     def _random(self) -> float:
         return int.from_bytes(self._entropy(6)) / 2**48

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.fleet.actions import Connect, Finish, Mode, Options, Publish, Subscribe, Times
+from broker.fleet.actions import Connect, Finish, Mode, Options, Publish, Step, Subscribe, Times
 from broker.fleet.device import State
 from broker.fleet.flash import MemoryFlash, load
 from broker.fleet.keys import Keys
@@ -337,6 +337,43 @@ def test_too_large_enlarges_the_buffer() -> None:
 def test_too_large_beyond_reason_stops() -> None:
     stage = Stage(Options(max_reply=200)).start().answer("too-large", needed=10_000_000)
     assert stage.device.state is State.STOPPED
+
+
+@pytest.mark.parametrize("reason", STOPPING)
+def test_in_plain_mode_a_final_refusal_is_asked_about_less_and_less(reason: str) -> None:
+    stage = Stage(Options(Mode.PLAIN)).start()
+    pauses = []
+    for attempt in range(30):
+        stage.answer(reason, proved=False)
+        assert stage.device.state is State.CLAIMING
+        assert stage.pause <= min(TIMES.longest_doubt, 5 * 2**attempt)
+        pauses.append(stage.pause)
+        stage.wait()
+    assert max(pauses) > TIMES.longest_pause, "it rests longer than a device whose claims are not answered"
+    why = [action.text for action in stage.log if isinstance(action, Step) and action.name == "pause"]
+    assert set(why) == {f"{reason}, which plain mode cannot prove"}
+    stage.offer()
+    assert stage.device.state is State.STORED
+
+
+def test_in_plain_mode_a_renewal_nobody_wants_costs_a_claim_an_hour_and_no_credential() -> None:
+    stage = Stage(Options(Mode.PLAIN)).start().offer().let_in().answer("confirmed", proved=False, generation=1)
+    stage.device.renew(stage.now)
+    stage.settle()
+    until, claims = stage.now + 86_400, len(stage.published)
+    while stage.now < until:
+        stage.answer("already-provisioned", proved=False).wait()
+    assert len(stage.published) - claims < 80
+    assert load(stage.flash) == stage.device.credential
+
+
+@pytest.mark.parametrize("mode", [Mode.PROOF, Mode.CTR, Mode.HPKE])
+def test_an_unproved_final_refusal_delays_a_device_that_can_have_proofs_no_longer_than_silence(mode: Mode) -> None:
+    stage = Stage(Options(mode)).start()
+    for _ in range(30):
+        stage.answer("already-provisioned", proved=False)
+        assert stage.pause <= TIMES.longest_pause
+        stage.wait()
 
 
 def test_an_unknown_reason_means_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
