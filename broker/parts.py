@@ -300,11 +300,11 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
     authority = open_authority(choices.authority, directory.authority, now(), known)
     certification = Certification(authority, choices.authority.rules, entropy)
 
-    async def authenticate(username: str, password: bytes, client_id: str, _source: str) -> Grant | None:
-        return _granted(await provisioner.device_login(devices.name, username, password, client_id, now()))
+    async def authenticate(username: str, password: bytes, client_id: str, source: str) -> Grant | None:
+        return _granted(await provisioner.device_login(devices.name, username, password, client_id, now(), source))
 
-    async def by_certificate(certificate: bytes, client_id: str, _source: str) -> Grant | None:
-        return _granted(await provisioner.certificate_login(devices.name, certificate, client_id, now()))
+    async def by_certificate(certificate: bytes, client_id: str, source: str) -> Grant | None:
+        return _granted(await provisioner.certificate_login(devices.name, certificate, client_id, now(), source))
 
     broker = EmbeddedBroker(authenticate, by_certificate=by_certificate)
     devices = EmbeddedDevices(broker.kick, lambda: [grant.username for grant in broker.connected()])

@@ -50,7 +50,7 @@ class DeviceLogins:
         """Set by whoever watches which client ids use a credential."""
 
     async def by_password(
-        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
+        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis, source: str = ""
     ) -> DeviceRights | None:
         """See `Provisioner.device_login`."""
         for _ in range(_TRIES):
@@ -61,7 +61,7 @@ class DeviceLogins:
                 return None
             if not await self._couples(credential, client_id):
                 return None
-            if (rights := await self._admit(credential, client_id, now)) is not None:
+            if (rights := await self._admit(credential, client_id, now, source)) is not None:
                 return rights
         raise Unavailable("this device is being changed too often", retry_after=_SOON)
 
@@ -75,7 +75,7 @@ class DeviceLogins:
         return DeviceRights(credential.account_name, username, client_id, grant_of(credential, client_id))
 
     async def by_certificate(
-        self, device_broker: str, certificate: bytes, client_id: str, now: Millis
+        self, device_broker: str, certificate: bytes, client_id: str, now: Millis, source: str = ""
     ) -> DeviceRights | None:
         """See `Provisioner.certificate_login`."""
         for _ in range(_TRIES):
@@ -84,7 +84,7 @@ class DeviceLogins:
                 return None
             if not await self._couples(credential, client_id):
                 return None
-            if (rights := await self._admit(credential, client_id, now)) is not None:
+            if (rights := await self._admit(credential, client_id, now, source)) is not None:
                 return rights
         raise Unavailable("this device is being changed too often", retry_after=_SOON)
 
@@ -138,21 +138,21 @@ class DeviceLogins:
             return False
         return not await self._store.holds_client_id(credential.device_broker, client_id, credential.request_id)
 
-    async def _admit(self, credential: Credential, client_id: str, now: Millis) -> DeviceRights | None:
+    async def _admit(self, credential: Credential, client_id: str, now: Millis, source: str) -> DeviceRights | None:
         """What it may do, once a first login has confirmed it; None: it changed meanwhile, look again."""
-        if credential.state is State.OFFERED and not await self._confirm(credential, now):
+        if credential.state is State.OFFERED and not await self._confirm(credential, now, source):
             return None
         self.on_login(credential, client_id, now)
         return DeviceRights(credential.account_name, credential.username, client_id, grant_of(credential, client_id))
 
-    async def _confirm(self, credential: Credential, now: Millis) -> bool:
+    async def _confirm(self, credential: Credential, now: Millis, source: str) -> bool:
         dossier = await self._store.find_request(credential.request_id)
         if dossier is None or dossier.credential is None or dossier.credential.generation != credential.generation:
             return False
         if dossier.request.confirm is Confirm.ACK or dossier.credential.state is not State.OFFERED:
             return True
         return await self._confirmation.confirm(
-            dossier.request, dossier.credential, Note(now, "login", cause="first login")
+            dossier.request, dossier.credential, Note(now, "login", source=source, cause="first login")
         )
 
 

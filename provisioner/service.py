@@ -161,10 +161,13 @@ class Provisioner:
         return not self._rules.refuse_unknown or await self._store.find_claim(user, client_id, "") is not None
 
     async def device_login(
-        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
+        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis, source: str = ""
     ) -> DeviceRights | None:
-        """What a login at the device broker may do there; None: refused. The first one confirms (section 8)."""
-        return await self._device_logins.by_password(device_broker, username, password, client_id, now)
+        """What a login at the device broker may do there; None: refused. The first one confirms (section 8).
+
+        `source` is the device's IP address, empty where its broker does not tell.
+        """
+        return await self._device_logins.by_password(device_broker, username, password, client_id, now, source)
 
     def watch_logins(self, seen: Callable[[Credential, str, Millis], None]) -> None:
         """Have `seen` called with each credential that logs in where devices work, its client id, and when."""
@@ -175,7 +178,7 @@ class Provisioner:
         return await self._device_logins.logged_in(device_broker, username, client_id)
 
     async def certificate_login(
-        self, device_broker: str, certificate: bytes, client_id: str, now: Millis
+        self, device_broker: str, certificate: bytes, client_id: str, now: Millis, source: str = ""
     ) -> DeviceRights | None:
         """What a device may do at the device broker that showed this certificate in the TLS handshake; None: refused.
 
@@ -184,7 +187,7 @@ class Provisioner:
         with the client id it names. The first login confirms (section 8). The user name of the rights is what a
         `DeviceBroker` is told to `revoke`: give it to the session, so that it can be closed.
         """
-        return await self._device_logins.by_certificate(device_broker, certificate, client_id, now)
+        return await self._device_logins.by_certificate(device_broker, certificate, client_id, now, source)
 
     async def login_by_certificate(
         self, certificate: bytes, client_id: str | None, now: Millis

@@ -13,6 +13,8 @@ README, HTTP backend), amqtt (its module amqtt.contrib.http).
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -41,12 +43,13 @@ class Question:
 
     With `password` whether they may log in, else whether they, logged in, may use these topic names and filters;
     `password` None and no topic: whether they are still admitted at all. `verdict` is set where the broker's question
-    has the same answer for everybody.
+    has the same answer for everybody. `source` is the device's IP address, empty where the broker does not tell.
     """
 
     client_id: str
     username: str
     password: bytes | None = None
+    source: str = ""
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     verdict: Verdict | None = None
@@ -96,10 +99,18 @@ def _whole(body: Body, name: str) -> int:
     raise Unreadable(name)
 
 
+def _address(body: Body) -> str:
+    """Where the device connects from, as VerneMQ tells, and the others where they are set up to."""
+    for name in ("peer_addr", "peerhost", "ipaddress", "ipaddr"):
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(str(body.get(name)).partition("%")[0]))
+    return ""
+
+
 def _login(*client_id: str) -> Reader:
     def read(body: Body) -> Question:
         password = _text(body, "password").encode()
-        return Question(_text(body, *client_id), _text(body, "username"), password)
+        return Question(_text(body, *client_id), _text(body, "username"), password, _address(body))
 
     return read
 

@@ -34,7 +34,7 @@ class Ledger(Protocol):
     """Who decides: `Provisioner`."""
 
     async def device_login(
-        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
+        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis, source: str = ""
     ) -> DeviceRights | None:
         """What a login may do; None: refused."""
 
@@ -128,7 +128,9 @@ class Webhook:
         if question.verdict is not None:
             return question.verdict
         if question.password is not None:
-            rights = await ledger.device_login(self.name, question.username, question.password, question.client_id, now)
+            rights = await ledger.device_login(
+                self.name, question.username, question.password, question.client_id, now, question.source
+            )
         else:
             rights = await ledger.device_rights(self.name, question.username, question.client_id)
         if rights is None and not is_ours(question.username):

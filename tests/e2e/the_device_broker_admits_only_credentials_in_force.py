@@ -48,6 +48,16 @@ async def test_a_strict_credential_is_refused_under_another_client_id(site: Site
         pass
 
 
+async def test_the_journal_tells_where_the_first_login_came_from(site: Site) -> None:
+    device, request = await site.unit()
+    used, source = (await device.provision()).credentials, fresh_source()
+    login = used["clientId"], used["username"], used["password"]
+    async with await Session.login(site.program.device_broker, *login, source=source):
+        await request.until("CONFIRMED")
+    log = await site.operator.ask("GET", f"{request.path}/log")
+    assert [entry["source"] for entry in log["entry"] if entry["action"] == "login"] == [source]
+
+
 async def test_a_loose_credential_is_admitted_under_another_client_id(site: Site) -> None:
     device, _, credentials = await site.confirmed(deviceCredentialsTight="LOOSE")
     other = fresh_name()

@@ -280,6 +280,15 @@ async def test_the_first_login_confirms(world: World) -> None:
     assert await world.login(replace(offer, password=Secret("wrong"))) is None
 
 
+async def test_the_journal_tells_where_the_first_login_came_from(world: World) -> None:
+    created = await world.request()
+    offer = await world.device(created).claim()
+    login = offer.username, offer.password.reveal().encode(), "dev-1"
+    assert await world.provisioner.device_login("embedded", *login, world.now, "192.0.2.7") is not None
+    told = [entry.line for entry in await world.store.list_journal(created.request.id, 0, 100)]
+    assert [line.source for line in told if line.action == "login"] == ["192.0.2.7"]
+
+
 @pytest.mark.parametrize(
     ("confirm", "by_login", "by_ack"),
     [(Confirm.LOGIN, True, False), (Confirm.ACK, False, True), (Confirm.EITHER, True, True)],

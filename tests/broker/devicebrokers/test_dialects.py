@@ -227,6 +227,19 @@ async def test_a_login_is_decided_and_told_in_the_brokers_words(broker: Broker) 
     assert await broker.login(username="") == told[OTHERS]
 
 
+async def test_the_address_of_the_device_is_read_where_the_broker_tells_it(broker: Broker) -> None:
+    await broker.login()
+    assert broker.ledger.sources == ["192.0.2.7" if {"peerhost", "peer_addr"} & set(broker.recorded.login[1]) else ""]
+    for field in ("peerhost", "peer_addr", "ipaddress", "ipaddr"):
+        others = dict.fromkeys(("peerhost", "peer_addr"), "")
+        for told, read in (("192.0.2.9", "192.0.2.9"), ("2001:db8::1", "2001:db8::1"), ("fe80::1%\x1b[2J", "fe80::1")):
+            await broker.login(**others | {field: told})
+            assert broker.ledger.sources[-1] == read
+        for told in ("", "here", "192.0.2.9\n", "1" * 4000, "999.1.1.1"):
+            await broker.login(**others | {field: told})
+            assert broker.ledger.sources[-1] == ""
+
+
 async def test_topics_are_decided_and_told_in_the_brokers_words(broker: Broker) -> None:
     told = broker.recorded.told
     for kind in ("publish", "subscribe"):

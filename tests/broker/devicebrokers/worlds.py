@@ -231,10 +231,12 @@ class LedgerInMemory:
 
     def __init__(self) -> None:
         self.live: dict[str, ToInstall] = {}
+        self.sources: list[str] = []
 
     async def device_login(
-        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis
+        self, device_broker: str, username: str, password: bytes, client_id: str, now: Millis, source: str = ""
     ) -> DeviceRights | None:
+        self.sources.append(source)
         item = self.live.get(username)
         if item is None or item.password.reveal().encode() != password:
             return None
