@@ -69,9 +69,11 @@ async def serving(mailbox: Mailbox, tls: ssl.SSLContext | None = None) -> AsyncI
         )
 
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 def postman(port: int) -> SmtpPostman:
