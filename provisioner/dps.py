@@ -22,6 +22,7 @@ from provisioner import policy
 from provisioner.administration import Administration
 from provisioner.creation import NewRequest
 from provisioner.errors import Conflict, Forbidden, Invalid, NotFound, ProvisionerError, Refused
+from provisioner.expressions import Operator, Term
 from provisioner.lifecycle import CLOSED, Phase
 from provisioner.masterdata import LONGEST_TEXT, Datum, DoesNotFit, check_data, is_localized, merged, parse_schema
 from provisioner.model import Account, AccountKind, Facts, Labels, Millis, ProvisionRequest, Role, Status
@@ -123,9 +124,9 @@ class DpsLedger(Protocol):
         """The number of the next batch of a group."""
 
     async def find_devices(
-        self, wanted: Mapping[str, Any], accounts: Sequence[int] | None, offset: int, limit: int
+        self, wanted: Sequence[Term], accounts: Sequence[int] | None, offset: int, limit: int
     ) -> Sequence[ProvisionRequest]:
-        """Registered devices, newest first, by `sn`, `groupId`, `regionId`, `productKey`, `batchOrder`."""
+        """Registered devices that fit every term, newest first."""
 
     async def find_times(self, request_ids: Sequence[int]) -> Mapping[int, tuple[Millis | None, Millis | None]]:
         """When a request was last confirmed, and last closed."""
@@ -267,7 +268,7 @@ class Dps:
         return (await self._shown([await self._find(actor, serial_number)]))[0]
 
     async def search(
-        self, actor: Actor, wanted: Mapping[str, Any], offset: int, limit: int
+        self, actor: Actor, wanted: Sequence[Term], offset: int, limit: int
     ) -> tuple[Sequence[Device], bool]:
         """A page of devices, newest first, and whether there are more."""
         visible = await self._administration.visible(actor)
@@ -363,7 +364,7 @@ class Dps:
     async def _find(self, actor: Actor, serial_number: object) -> ProvisionRequest:
         if not isinstance(serial_number, str) or not policy.is_identifier(serial_number):
             raise NotVerified("the serial number is malformed")
-        found = await self._ledger.find_devices({"sn": serial_number}, None, 0, 1)
+        found = await self._ledger.find_devices([Term("sn", Operator.IN, (serial_number,))], None, 0, 1)
         visible = await self._administration.visible(actor)
         if not found or (visible is not None and found[0].account_id not in visible):
             raise NotVerified("there is no such serial number")

@@ -8,8 +8,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -37,6 +36,7 @@ from provisioner.dps import (
     is_reprovisioning,
 )
 from provisioner.errors import Conflict, Invalid, NotFound
+from provisioner.expressions import Malformed, parse_expression
 from provisioner.masterdata import DataType
 
 router = APIRouter(tags=["EnOS"])
@@ -44,7 +44,6 @@ router = APIRouter(tags=["EnOS"])
 PATH = f"{PREFIX}v2.5/pvs/device"
 MOST_FOUND = 1000
 
-_TERM = re.compile(r"""\s*(sn|groupId|regionId|productKey|batchOrder)\s*=\s*(?:"([^"]*)"|'([^']*)'|([0-9]{1,9}))\s*""")
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`code` 0 and `data`, or one of EnOS's codes: 35400, 35404, 35601 …",
@@ -116,9 +115,8 @@ async def _allocate(call: Call, dps: Dps, org_id: str | None, said: Said) -> Res
 
 async def _create(call: Call, dps: Dps, org_id: str | None, said: Said) -> Response:
     group_id, count = said.get("groupId"), said.get("count")
-    unknown = said.keys() - {"groupId", "count", "desc", "batchTag", "deviceData"}
-    if unknown:
-        return refused(99400, f"Invalid Argument {ascii(min(unknown)[:64])[1:-1]}: it is unknown")
+    if unknown := said.keys() - {"groupId", "count", "desc", "batchTag", "deviceData"}:
+        return refused(99400, _unknown(unknown))
     if not isinstance(group_id, str) or not group_id.strip():
         return refused(99400, "Invalid Argument groupId:groupId is missing")
     if count is None:
@@ -134,15 +132,18 @@ async def _create(call: Call, dps: Dps, org_id: str | None, said: Said) -> Respo
 
 async def _search(call: Call, dps: Dps, _org_id: str | None, said: Said) -> Response:
     page = said.get("pagination") or {}
+    if unknown := said.keys() - {"expression", "pagination"}:
+        return refused(99400, _unknown(unknown))
     expression = said.get("expression")
     if not isinstance(expression, str) or not isinstance(page, dict):
         return refused(99400, "Invalid Argument expression:expression is missing")
     number, size = page.get("pageNo", 1), page.get("pageSize", 10)
     if not _is_count(number, MAX_NUMBER // MOST_FOUND) or not _is_count(size, MOST_FOUND):
         return refused(99400, f"Invalid Argument pagination: pageNo from 1, pageSize from 1 to {MOST_FOUND}")
-    wanted = _parse(expression)
-    if wanted is None:
-        return refused(99400, "Invalid Argument expression: write field = 'value' and …, of sn, groupId, regionId, …")
+    try:
+        wanted = parse_expression(expression)
+    except Malformed as error:
+        return refused(99400, f"Invalid Argument expression: {error}")
     found, more = await dps.search(call.actor, wanted, (number - 1) * size, size)
     return told({"items": [_device(one) for one in found], "pageNo": number, "pageSize": size, "hasMore": more})
 
@@ -177,21 +178,12 @@ _VERBS: dict[str, Verb] = {
 }
 
 
+def _unknown(names: Iterable[str]) -> str:
+    return f"Invalid Argument {ascii(min(names)[:64])[1:-1]}: it is unknown"
+
+
 def _is_count(value: object, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
-
-
-def _parse(expression: str) -> dict[str, Any] | None:
-    """Terms `field = value` joined by `and`; None: something else."""
-    wanted: dict[str, Any] = {}
-    if not expression.strip():
-        return wanted
-    for text in re.split(r"\band\b", expression[:2048], flags=re.IGNORECASE):
-        term = _TERM.fullmatch(text)
-        if term is None or term[1] in wanted or (term[1] == "batchOrder") != (term[4] is not None):
-            return None
-        wanted[term[1]] = int(term[4]) if term[4] is not None else term[2] if term[2] is not None else term[3]
-    return wanted
 
 
 def _device(device: Device) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from provisioner.dps import Group, MasterDataGroup, Reprovisioning
+from provisioner.expressions import Operator, Term
 from provisioner.masterdata import DataType, Datum
 from provisioner.model import Millis, ProvisionRequest
 from provisioner.ports import Note
@@ -55,24 +56,20 @@ class SqliteDps:
         return int((await self._change("next_batch", {"id": group_id}))[0][0])
 
     async def find_devices(
-        self, wanted: Mapping[str, Any], accounts: Sequence[int] | None, offset: int, limit: int
+        self, wanted: Sequence[Term], accounts: Sequence[int] | None, offset: int, limit: int
     ) -> Sequence[ProvisionRequest]:
         """See `DpsLedger`."""
         values = {
             "accounts": None if accounts is None else json.dumps(list(accounts)),
             "offset": offset,
             "limit": limit,
+            "terms": json.dumps([_term(one) for one in wanted]),
         }
-        others = {
-            "group_id": wanted.get("groupId"),
-            "region_id": wanted.get("regionId"),
-            "product_key": wanted.get("productKey"),
-            "batch_order": wanted.get("batchOrder"),
-        }
-        if "sn" not in wanted:
-            return [read_request(row) for row in await self._read("find_registered", values | others)]
-        rows = await self._read("find_registered_as", values | {"sn": wanted["sn"]})
-        return [one for one in map(read_request, rows) if _is_so(json.loads(one.record or "{}"), others)]
+        named = next((one.values for one in wanted if one.field == "sn" and one.operator is Operator.IN), None)
+        if named is None:
+            return [read_request(row) for row in await self._read("find_registered", values)]
+        rows = await self._read("find_registered_as", values | {"sns": json.dumps(named)})
+        return [read_request(row) for row in rows]
 
     async def find_times(self, request_ids: Sequence[int]) -> Mapping[int, tuple[Millis | None, Millis | None]]:
         """See `DpsLedger`."""
@@ -80,8 +77,20 @@ class SqliteDps:
         return {row[0]: (row[1], row[2]) for row in rows}
 
 
-def _is_so(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(value is None or record[name] == value for name, value in wanted.items())
+_PATHS = {"groupId": "$.group_id", "regionId": "$.region_id", "productKey": "$.product_key",
+          "batchOrder": "$.batch_order"}  # fmt: skip
+
+
+def _term(term: Term) -> dict[str, Any]:
+    values = [_pattern(str(one)) if term.operator is Operator.LIKE else one for one in term.values]
+    name = term.field.removeprefix("deviceData.")
+    path = _PATHS.get(term.field, f"$.data.{name}") if name != "*" else "$.data"
+    return {"field": term.field, "path": path, "operator": term.operator.value, "values": values}
+
+
+def _pattern(text: str) -> str:
+    text = text.replace("!", "!!")
+    return text if "%" in text or "_" in text else f"%{text}%"
 
 
 def _schema(text: str) -> dict[str, Datum]:

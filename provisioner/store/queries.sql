@@ -108,8 +108,8 @@ UPDATE registration_group SET batches = batches + 1 WHERE id = :id RETURNING bat
 SELECT {request} FROM request r
   JOIN provision_user u ON u.id = r.provision_user_id
   JOIN account a ON a.id = r.account_id
- WHERE r.record IS NOT NULL AND r.serial_number = :sn
-   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
+ WHERE r.record IS NOT NULL AND r.serial_number IN (SELECT value FROM json_each(:sns))
+   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts))) AND {fits}
  ORDER BY r.id DESC LIMIT :limit OFFSET :offset;
 
 -- name: find_registered
@@ -117,11 +117,7 @@ SELECT {request} FROM request r
   JOIN provision_user u ON u.id = r.provision_user_id
   JOIN account a ON a.id = r.account_id
  WHERE r.record IS NOT NULL
-   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts)))
-   AND (:group_id IS NULL OR json_extract(r.record, '$.group_id') = :group_id)
-   AND (:region_id IS NULL OR json_extract(r.record, '$.region_id') = :region_id)
-   AND (:product_key IS NULL OR json_extract(r.record, '$.product_key') = :product_key)
-   AND (:batch_order IS NULL OR json_extract(r.record, '$.batch_order') = :batch_order)
+   AND (:accounts IS NULL OR r.account_id IN (SELECT value FROM json_each(:accounts))) AND {fits}
  ORDER BY r.id DESC LIMIT :limit OFFSET :offset;
 
 -- name: find_times

@@ -149,6 +149,33 @@ _PLACES = {name: f"facts.{name}" for name in (field.name for field in fields(Fac
 }
 """Where the value of a column is, if not in the request's field of that name."""
 
+_FITS = """NOT EXISTS (
+  SELECT 1 FROM (
+    SELECT json_extract(term.value, '$.operator') AS operator, json_extract(term.value, '$.values') AS said,
+           json_extract(term.value, '$.values[0]') AS first, json_extract(term.value, '$.field') AS field,
+           CASE json_extract(term.value, '$.field')
+                WHEN 'sn' THEN r.client_id
+                WHEN 'createTime' THEN r.created_on
+                WHEN 'status' THEN CASE
+                  WHEN r.phase IN ('EXPIRED', 'ABANDONED', 'STOPPED', 'FAILED') THEN 'discarded'
+                  WHEN json_extract(r.record, '$.allocated_on') IS NULL THEN 'created'
+                  WHEN r.phase = 'PENDING' THEN iif(r.status = 'ENABLED', 'allocated', 'created')
+                  ELSE iif(r.proved_generation IS NULL, 'connected', 'finished') END
+                ELSE json_extract(r.record, json_extract(term.value, '$.path')) END AS found
+      FROM json_each(:terms) AS term)
+   WHERE NOT coalesce(CASE operator
+           WHEN 'in' THEN iif(field = 'deviceData.*',
+             EXISTS (SELECT 1 FROM json_each(r.record, '$.data') AS d
+                      WHERE d.value IN (SELECT value FROM json_each(said))),
+             found IN (SELECT value FROM json_each(said)))
+           WHEN 'not' THEN found != first
+           WHEN 'like' THEN found LIKE first ESCAPE '!'
+           WHEN '<' THEN found < first WHEN '<=' THEN found <= first
+           WHEN '>' THEN found > first WHEN '>=' THEN found >= first
+           WHEN 'absent' THEN iif(field = 'deviceData.*',
+             NOT EXISTS (SELECT 1 FROM json_each(r.record, '$.data')), found IS NULL) END, FALSE))"""
+"""Whether a registered device fits every one of `:terms`; `status` as `dps.current_status` has it."""
+
 _ADDED = [column.removeprefix("r.") for column in _REQUEST if column.startswith("r.") and column != "r.labels"]
 _values_added = attrgetter(*(_PLACES.get(name, name) for name in _ADDED))
 
@@ -173,6 +200,7 @@ def _load() -> dict[str, str]:
         "{jobs}": _members(_JOB),
         "{credentials}": _members(_CREDENTIAL_FIELDS),
         "{credential_names}": ", ".join(_CREDENTIAL_FIELDS),
+        "{fits}": _FITS,
         "{added}": ", ".join((*_ADDED, "job_status", "labels")),
     }
     statements = {}

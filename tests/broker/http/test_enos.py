@@ -463,10 +463,104 @@ async def test_devices_are_found(enos: Enos, admin: Operator, world: World) -> N
         second
     ]
     assert await found("regionId = 'elsewhere'") == []
-    for wrong in ("sn like 'x'", "sn = x", "colour = 'red'", "batchOrder = 'x'", "sn = 'a' or sn = 'b'"):
-        await enos.ask(99400, "search", {"expression": wrong}, None)
     labs = Enos(await world.operator(Role.VIEWER, "acme-labs"))
     assert (await labs.ask(0, "search", {"expression": ""}, None))["items"] == []
+
+
+async def test_a_search_has_the_operators_of_each_field(enos: Enos, admin: Operator, world: World) -> None:
+    first, second = await enos.register(2, deviceData={"version": "1 and a half", "scale": 3})
+    world.now += 1000
+    (third,) = await enos.register(deviceData={"version": "100%", "capacity": 2.5})
+    names = {first: "1", second: "2", third: "3"}
+
+    async def found(expression: str) -> str:
+        body = {"expression": expression.format(first=first, second=second, third=third)}
+        said = await enos.ask(0, "search", body, None)
+        return "".join(sorted(names[one["sn"]] for one in said["items"]))
+
+    for expression, expected in (
+        ("sn = '{first}'", "1"),
+        ("sn IN ('{first}', \"{third}\")", "13"),
+        ("sn like '{second}'", "2"),
+        (f"sn LIKE '{first[:9]}%'", "1"),
+        (f"sn like '{first[4:12]}'", "1"),
+        ("sn like '%'", "123"),
+        ("sn like '!'", ""),
+        ("regionId in ('elsewhere', 'regionId')", "123"),
+        ("productKey = 'yourProductKey' and batchOrder = 1", "12"),
+        ("batchOrder != 1", "3"),
+        ("batchOrder >= 2", "3"),
+        ("batchOrder < 2 and batchOrder > 0", "12"),
+        ("batchOrder in (1, 2)", "123"),
+        ("batchOrder <= 1 AND sn = '{second}'", "2"),
+        (f"createTime > {NOW}", "3"),
+        (f"createTime = {NOW}", "12"),
+        (f"createTime <= {NOW + 1000}", "123"),
+        ("deviceData.scale = 3", "12"),
+        ("deviceData.scale = '3'", ""),
+        ("deviceData.scale is null", "3"),
+        ("deviceData.capacity IN (1, 2.5)", "3"),
+        ("deviceData.version = '1 and a half'", "12"),
+        ("deviceData.* = '100%'", "3"),
+        ("deviceData.* in (3, 'x')", "12"),
+        ("deviceData.* is null", ""),
+        ("status = 'created'", "123"),
+        ("status in ('allocated', 'finished')", ""),
+    ):
+        assert await found(expression) == expected, expression
+
+
+async def test_a_search_by_status_finds_what_is_shown(enos: Enos, admin: Operator, world: World) -> None:
+    created, allocated, connected, finished, discarded, off = await enos.register(6)
+    for serial_number in (allocated, connected, finished, discarded, off):
+        await enos.allocate(serial_number)
+    for serial_number in (connected, finished):
+        await world.claim(await of_device(admin, serial_number))
+    await world.confirm(await of_device(admin, finished))
+    for verb, serial_number in (("stop", discarded), ("disable", off)):
+        await admin.ask(200, "POST", f"{PATH}/{(await of_device(admin, serial_number))['id']}/{verb}")
+    for status, expected in (
+        ("created", {created, off}),
+        ("allocated", {allocated}),
+        ("connected", {connected}),
+        ("finished", {finished}),
+        ("discarded", {discarded}),
+    ):
+        said = await enos.ask(0, "search", {"expression": f"status = '{status}'"}, None)
+        assert {one["sn"] for one in said["items"]} == expected
+        assert {one["status"]["currentStatus"] for one in said["items"]} == {status}
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("colour = 'red'", "a term begins with one of sn, groupId,"),
+        ("sn", "sn has =, IN, LIKE"),
+        ("sn != 'x'", "sn has =, IN, LIKE"),
+        ("groupId like 'x'", "groupId has =, IN"),
+        ("batchOrder like '1'", "batchOrder has =, !=, <, <=, >, >=, IN"),
+        ("deviceData.scale > 1", "deviceData.scale has =, IN, IS NULL"),
+        ("deviceData.a-b = 1", "deviceData.a has =, IN, IS NULL"),
+        ("deviceData. = 1", "a term begins with one of"),
+        ("sn = x", "write a value as 'text' or as a number"),
+        ("sn = 'x", "write a value as 'text' or as a number"),
+        ("sn = 5", "a value of sn is a text in quotes"),
+        ("batchOrder = '1'", "a value of batchOrder is a number"),
+        ("batchOrder = 1.5", "a value of batchOrder is a number"),
+        ("batchOrder = 99999999999999999999", "write a value as 'text' or as a number"),
+        ("sn in 'a'", "write values of IN as ('a', 'b')"),
+        ("sn in ()", "write a value as 'text' or as a number"),
+        ("sn in ('a', 'b'", "write values of IN as ('a', 'b')"),
+        ("sn = 'a' or sn = 'b'", "join terms by `and`"),
+        ("sn = 'a' sn = 'b'", "join terms by `and`"),
+        ("sn = 'a' and", "a term begins with one of"),
+        ("sn = 'a'; DROP TABLE request", "join terms by `and`"),
+        ("sn = '" + "x" * 2048 + "'", "an expression has at most 2048 characters"),
+    ],
+)
+async def test_what_is_wrong_with_an_expression_is_said(enos: Enos, expression: str, told: str) -> None:
+    text = await enos.ask(99400, "search", {"expression": expression}, None)
+    assert text.startswith(f"Invalid Argument expression: {told}")
 
 
 async def test_roles_and_accounts_hold_behind_this_door(enos: Enos, admin: Operator, world: World) -> None:
