@@ -340,7 +340,7 @@ async def _assemble(directory: DataDir, keyring: Keyring, store: SqliteStore, ch
         newest_id=await store.newest_id(),
         wake=wake.set,
     )
-    provisioner.enclosed = administration.attachments.deliver
+    provisioner.offering.enclosed = administration.attachments.deliver
     provisioner.watch_logins(administration.learning.note)
     feed, deliveries = Feed(), Deliveries()
 

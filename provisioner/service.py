@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from provisioner import policy, transitions
 from provisioner.admission import Admission
@@ -29,11 +29,10 @@ from provisioner.jobs import Jobs
 from provisioner.journal import line_about
 from provisioner.lifecycle import LIVE, Phase, State
 from provisioner.logins import Logins
-from provisioner.minting import CIK, Login, Minting, Wanted
+from provisioner.minting import CIK, Minting, Wanted
 from provisioner.model import (
     PROGRESS,
     Ack,
-    Attached,
     CertificateSession,
     Claim,
     Confirm,
@@ -51,8 +50,8 @@ from provisioner.model import (
     evolve,
 )
 from provisioner.offered import Offered
+from provisioner.offering import Offering
 from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Note, Saved, Store, Suspicion, Unit
-from provisioner.topics import grant_of
 
 T = TypeVar("T")
 
@@ -99,16 +98,6 @@ def _there(found: T | None) -> T:
     return found
 
 
-class Enclosed(Protocol):
-    """Attachments of a request as the offer of a generation tells them, good until `expires_on`."""
-
-    async def __call__(
-        self, request: ProvisionRequest, generation: int, expires_on: Millis, *, inline: int = ...
-    ) -> tuple[Attached, ...]:
-        """`inline`: bytes of content in all, at most."""
-        ...
-
-
 class _Stale(Exception):
     """Somebody else changed what was read: decide again."""
 
@@ -135,9 +124,7 @@ class Provisioner:
         self._jobs = jobs
         self._logins = logins
         self._rules = rules
-        self._measure = measure
-        self.enclosed: Enclosed | None = None
-        """Set by whoever keeps attachments: what an offer says of those of its request."""
+        self.offering = Offering(brokers, measure)
         self._clones = CloneWatch(rules.clones)
         self._authentication = Authentication(
             vault,
@@ -380,9 +367,7 @@ class Provisioner:
             raise self._wait("a former credential of this device is being taken out", "mint")
         minted = self._minting.mint(dossier, wanted, now)
         credential, ordered = minted.credential, minted.ordered
-        offer = self._offer_of(request, credential, minted.login, conversation, now)
-        offer = await self._with_attachments(offer, request, claim)
-        self._check_size(claim, offer)
+        offer = await self.offering.make(claim, request, credential, minted.login, conversation, now)
         bound = Bound(request.id, claim.request_id, credential.generation)
         if ordered is not None or self._asks_ledger(request):
             cause = "minted, offered" if ordered is None else f"certificate {ordered.certificate.serial}, offered"
@@ -444,9 +429,7 @@ class Provisioner:
             raise self._wait("the former credential is being taken out", "mint")
         confirm_before = self._extended(request, credential, now)
         offered = evolve(credential, confirm_before=confirm_before)
-        offer = self._offer_of(request, offered, login, conversation, now)
-        offer = await self._with_attachments(offer, request, claim)
-        self._check_size(claim, offer)
+        offer = await self.offering.make(claim, request, offered, login, conversation, now)
         bound = None
         if dossier.bound_generation is None:
             bound = Bound(request.id, claim.request_id, credential.generation)
@@ -471,52 +454,6 @@ class Provisioner:
         """Confirm time after one more proved message (section 9, rule 9)."""
         longest = credential.minted_on + transitions.CONFIRM_LIMIT
         return max(credential.confirm_before, min(now + request.confirm_time, longest))
-
-    def _offer_of(
-        self,
-        request: ProvisionRequest,
-        credential: Credential,
-        login: Login,
-        conversation: Conversation,
-        now: Millis,
-    ) -> Offer:
-        broker = self._brokers.get(request.device_broker)
-        if broker is None or (address := broker.address(secure=request.secure_url)) is None:
-            raise Unavailable("the device broker has no address to offer", retry_after=60)
-        if conversation.nonce is not None and conversation.keys.seal is None:
-            raise Rejected(Reason.ABANDONED, "the key of this request was wiped; it needs a new one", step="mint")
-        return Offer(
-            request_id=conversation.request_id,
-            generation=credential.generation,
-            server_time=now,
-            confirm_before=credential.confirm_before,
-            confirm=Confirm.ACK if request.confirm is Confirm.EITHER and not broker.sees_logins else request.confirm,
-            coupling=credential.coupling,
-            client_id=credential.client_id,
-            username=credential.username,
-            password=login.password,
-            certificate=login.shown,
-            account=credential.account_name,
-            broker=address,
-            grant=grant_of(credential, credential.client_id),
-            configuration=request.configuration,
-            conversation=conversation,
-        )
-
-    async def _with_attachments(self, offer: Offer, request: ProvisionRequest, claim: Claim) -> Offer:
-        """Small ones inside, unless the device has no room for them."""
-        if request.attachments is None:
-            return offer
-        enclosed = _there(self.enclosed)
-        whole = replace(offer, attachments=await enclosed(request, offer.generation, offer.confirm_before))
-        if claim.max_reply is None or self._measure(whole, claim.encoding) <= claim.max_reply:
-            return whole
-        delivered = await enclosed(request, offer.generation, offer.confirm_before, inline=0)
-        return replace(offer, attachments=delivered)
-
-    def _check_size(self, claim: Claim, offer: Offer) -> None:
-        if claim.max_reply is not None and (needed := self._measure(offer, claim.encoding)) > claim.max_reply:
-            raise Rejected(Reason.TOO_LARGE, "the reply is larger than maxReply", step="mint", needed=needed)
 
     def _wait_for_install(self, credential: Credential) -> Rejected:
         """For as long as the device broker's queue says; where it is away, a moment."""

@@ -23,7 +23,7 @@ TWO = 2
 def beside(world: World, name: str, **abilities: object) -> CueBroker:
     """One more device broker of this world."""
     broker = CueBroker(name=name, **abilities)  # type: ignore[arg-type]  # a test's keywords
-    for part in (world.administration, world.jobs, world.provisioner):
+    for part in (world.administration, world.jobs, world.provisioner, world.provisioner.offering):
         part._brokers = {**part._brokers, name: broker}
     return broker
 

@@ -82,7 +82,7 @@ class _Fragile(CueBroker):
 def fragile(world: World) -> _Fragile:
     """The device broker of this world."""
     world.broker = broker = _Fragile(world.jobs)
-    for part in (world.administration, world.jobs, world.provisioner):
+    for part in (world.administration, world.jobs, world.provisioner, world.provisioner.offering):
         part._brokers = {"embedded": broker}
     return broker
 

@@ -80,7 +80,7 @@ async def test_what_is_together_too_large_for_the_offer_is_fetched(admin: Operat
 
 
 async def test_a_device_with_little_room_fetches_them_all(admin: Operator, world: World) -> None:
-    world.provisioner._measure = measure
+    world.provisioner.offering._measure = measure
     created = await admin.create(provisionAttachments=[inline(bytes(2000))])
     (attached,) = (await world.claim(created, max_reply=1200)).attachments
     assert attached.content is None

@@ -147,7 +147,7 @@ class World:
         )
         self.administration.attachments.base_url = "http://provisioner"
         self.provisioner.watch_logins(self.administration.learning.note)
-        self.provisioner.enclosed = self.administration.attachments.deliver
+        self.provisioner.offering.enclosed = self.administration.attachments.deliver
         figures = registry(lambda: {"offer": 2, "denied": 1}, lambda: 3)
         keyring = ForeignKeys("in this test", {"vault-1": "00" * 32, "pepper": "01" * 32}.items())
         self.epochs = Epochs(store.keys, keyring, vault, os.urandom)
