@@ -136,6 +136,43 @@ async def test_the_documents_sample_is_answered_field_by_field(enos: Enos, admin
     assert (data["groupId"], data["batchOrder"], data["createTime"]) == (enos.group["groupId"], 1, NOW)
 
 
+def check_types(example: Any, ours: Any, path: str) -> None:
+    """`ours` has the example's names, and a value of the type it has there; null stands for what is not so yet."""
+    if isinstance(example, dict):
+        assert list(ours) == list(example), path
+        for name, value in example.items():
+            check_types(value, ours[name], f"{path}.{name}")
+    elif example is None:
+        assert isinstance(ours, int | str | None), path
+    else:
+        assert type(ours) is type(example), path
+
+
+async def test_a_device_is_shown_with_the_documents_types_in_every_status(
+    enos: Enos, admin: Operator, world: World
+) -> None:
+    sample = RETURN_SAMPLE["data"]
+    (serial_number,) = await enos.register(deviceData=sample["deviceData"], batchTag=sample["batchTag"], desc="d")
+    made = await of_device(admin, serial_number)
+
+    async def look() -> None:
+        device = await enos.get(serial_number)
+        check_types(sample | {"status": {}}, device | {"status": {}}, "data")
+        assert list(device["status"]) == list(sample["status"])
+        for name, value in device["status"].items():
+            assert type(value) in ((str,) if name == "currentStatus" else (int, type(None))), name
+
+    await look()
+    await enos.allocate(serial_number)
+    await look()
+    await world.claim(made)
+    await world.confirm(made)
+    await look()
+    await admin.ask(200, "POST", f"{PATH}/{made['id']}/revoke")
+    await world.run_jobs()
+    await look()
+
+
 async def test_a_device_registered_here_claims_and_works(enos: Enos, admin: Operator, world: World) -> None:
     (serial_number,) = await enos.register()
     made = await of_device(admin, serial_number)

@@ -76,6 +76,36 @@ async def test_the_documents_example_is_what_a_request_looks_like(admin: Operato
     assert listed == shown
 
 
+REQUIRED = {
+    "id": int,
+    "accountId": int,
+    "createdBy": int,
+    "modifiedBy": int,
+    "provisionUserId": int,
+    "optlock": int,
+    "provisionSecureURL": bool,
+}
+"""What the document's table of properties calls required, and its type."""
+
+
+async def test_what_the_document_requires_is_always_there(admin: Operator, world: World) -> None:
+    for request in (await skipped(admin, world), await admin.create("dev-2")):
+        shown = await admin.get(f"{PATH}/{request['id']}")
+        assert {name: type(shown[name]) for name in REQUIRED} == REQUIRED
+        assert shown["status"] in ("ENABLED", "DISABLED")
+        assert shown["provisionedCredentialsTight"] in ("STRICT", "LOOSE")
+
+
+@pytest.mark.parametrize("coupling", ["STRICT", "LOOSE", "INHERITED"])
+@pytest.mark.parametrize("status", ["ENABLED", "DISABLED"])
+@pytest.mark.parametrize("secure", [True, False])
+async def test_every_word_of_the_creator_is_kept(admin: Operator, coupling: str, status: str, secure: bool) -> None:
+    said: dict[str, Any] = {"status": status, "provisionSecureURL": secure}
+    shown = await admin.get(f"{PATH}/{(await admin.create(**said, deviceCredentialsTight=coupling))['id']}")
+    assert {name: shown[name] for name in said} == said
+    assert shown["provisionedCredentialsTight"] == ("STRICT" if coupling == "INHERITED" else coupling)
+
+
 async def test_the_entity_as_it_was_read_may_be_written_back(admin: Operator) -> None:
     created = await admin.create(tagUids=[], serialNumber="S-1")
     shown = await admin.get(f"{PATH}/{created['id']}")

@@ -13,7 +13,7 @@ from broker.http.carbonite import shown
 from broker.http.manners import PROVISION_ENTITIES as DOOR
 from provisioner.bulk import CHUNK, Bulk, Options
 from provisioner.drafting import Drafts
-from provisioner.elements import Element, Verdict
+from provisioner.elements import Element, EntityState, RowStatus, Verdict
 from provisioner.errors import Unavailable
 from provisioner.model import Role
 from provisioner.store.devicerows import SqliteDevices
@@ -114,6 +114,48 @@ async def test_a_device_is_added_as_the_document_says(admin: Operator, world: Wo
         "initech",
         world.accounts["acme"].id,
     )
+
+
+INPUT_CONTRACT = (
+    "bool HaltOnProvisioningError; bool ProceedOnValidationError; bool ValidateOnly; Guid PartnerId; "
+    "ProvisionElement[] ProvisionElements"
+)
+ELEMENT_CONTRACT = (
+    "int Id; ProvisioningStatus Status; string Info; EntityState UserState; string Email; string FirstName; "
+    "string LastName; string UserCustom1; string UserCustom2; string UserCustom3; EntityState UserGroupState; "
+    "string UserGroup; EntityState CompanyState; string CompanyName; EntityState DeviceState; string DeviceName; "
+    "string DeviceId; string PolicyName; int CurrentStorageGB; string DeviceCustom1; string DeviceCustom2; "
+    "string DeviceCustom3; bool SendActivationEmail; string ActivationCode"
+)
+"""The document's data contracts, member by member."""
+
+
+def members(contract: str) -> dict[str, str]:
+    pairs = (member.split() for member in contract.split("; "))
+    return {name: kind for kind, name in pairs}
+
+
+async def test_the_documents_data_contracts_are_kept_member_by_member(admin: Operator, world: World) -> None:
+    schemas = (await admin.get("/openapi.json"))["components"]["schemas"]
+    assert list(schemas["ProvisionEntitiesInput"]["properties"]) == list(members(INPUT_CONTRACT))
+    samples = {"int": 0, "string": "x", "bool": False, "ProvisioningStatus": "NotProcessed", "EntityState": "Unknown"}
+    sent = {name: samples[kind] for name, kind in members(ELEMENT_CONTRACT).items()} | NEW
+    flags = dict.fromkeys(("HaltOnProvisioningError", "ProceedOnValidationError", "ValidateOnly"), False)
+    said = await provision(admin, sent, **flags, PartnerId=str(uuid.UUID(world.accounts["acme"].uid)))
+    assert said.keys() == {"Success", "Message", "Element"}
+    (element,) = said["Element"]
+    for name, kind in members(ELEMENT_CONTRACT).items():
+        match kind:
+            case "ProvisioningStatus":
+                assert element[name] == RowStatus.PROVISIONED
+            case "EntityState":
+                assert element[name] in set(EntityState)
+            case _:
+                assert type(element[name]) is {"int": int, "string": str, "bool": bool}[kind], name
+
+
+def test_every_status_of_a_row_is_in_the_table_of_flags() -> None:
+    assert {status for *_, statuses in TABLE for status in statuses.split()} == set(RowStatus)
 
 
 async def test_the_device_claims_with_the_code_it_was_given(admin: Operator, world: World) -> None:

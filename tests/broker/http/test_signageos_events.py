@@ -123,6 +123,90 @@ async def test_a_recipe_tells_of_its_way_and_of_the_last_refused_attempt(admin: 
     assert set(EXAMPLE["payload"]) - set(listed) <= {"originator"}
 
 
+SHAPE: dict[str, Any] = {
+    "id": "string",
+    "kind": "domain",
+    "type": "{type}",
+    "payload": {
+        "owner": {
+            "ownershipType": "organization",
+            "organizationUid": "string | null",
+            "parentCompanyUid": "string | null",
+        },
+        "organizationUid": "string",
+        "status": "Pending | Applied | Failed | Invalid",
+        "confirmedOwnership?": "boolean",
+        "serialNumber?": "string",
+        "macAddress?": "string",
+        "model?": "string",
+        "brand": "string",
+        "tagUids?": ["string"],
+        "deviceName?": "string",
+        "policyUid?": "string",
+        "locationUid?": "string",
+        "unsuccessfulRegisterAttemptStatus?": {"warningMessage": "string"},
+        "errorMessage?": "string",
+        "uid": "string",
+        "originator?": {"accountId?": "number", "organizationUid?": "string", "policyUid?": "string"},
+        "type": "{type}",
+    },
+}
+"""The document's shape; a name with `?` may be absent."""
+WORDS = {"string": str, "number": int, "boolean": bool, "null": type(None)}
+
+
+def check_shape(shape: Any, ours: Any, kind: str, seen: dict[str, set[Any]], path: str = "") -> None:
+    """`ours` has the shape and nothing else; `seen` collects which optional names and which words there were."""
+    if isinstance(shape, dict):
+        known = {name.removesuffix("?"): inner for name, inner in shape.items()}
+        assert list(ours) == [name for name in known if name in ours], path
+        for name, inner in shape.items():
+            bare = name.removesuffix("?")
+            assert bare in ours or bare != name, f"{path}{name} is missing"
+            seen.setdefault(f"{path}{name}", set()).add(bare in ours)
+            if bare in ours:
+                check_shape(inner, ours[bare], kind, seen, f"{path}{bare}.")
+    elif isinstance(shape, list):
+        for one in ours:
+            check_shape(shape[0], one, kind, seen, path)
+    elif shape == "{type}":
+        assert ours == kind
+    elif set(words := shape.split(" | ")) <= set(WORDS):
+        assert type(ours) in [WORDS[word] for word in words], f"{path}: {ours!r}"
+        seen.setdefault(f"{path}null", set()).add(ours is None)
+    else:
+        assert ours in words, f"{path}: {ours!r}"
+        seen.setdefault(path, set()).add(ours)
+
+
+async def test_every_event_has_the_documents_shape(admin: Operator, world: World) -> None:
+    acme = await world.operator(Role.ADMIN, "acme")
+    created = await labelled(acme)
+    with pytest.raises(Rejected):
+        await world.claim(created, {"model": "another"})
+    await admin.ask(200, "POST", f"{PATH}/{created['id']}/enable")
+    await world.claim(created)
+    await world.confirm(created)
+    await admin.ask(200, "POST", f"{PATH}/{created['id']}/revoke")
+    await admin.create("bare", expiresOn=NOW + 1)
+    await admin.create("bare", overwriteIfDuplicate=True, expiresOn=NOW + 1)
+    world.now += 2
+    await world.run_jobs()
+    seen: dict[str, set[Any]] = {}
+    told = [one["event"] for one in (await admin.get("/v2/events", limit=100))["event"]]
+    recipes = [event for event in told if "Recipe" in event["type"]]
+    for event in recipes:
+        check_shape(SHAPE, event, event["type"], seen)
+    assert {event["type"].removeprefix("Device.ProvisioningRecipe") for event in recipes} == {
+        "Created", "Updated", "Applied", "Failed", "Invalid",
+    }  # fmt: skip
+    assert seen["payload.status."] == {"Pending", "Applied", "Failed", "Invalid"}
+    assert seen["payload.owner.parentCompanyUid.null"] == {True, False}
+    for name, there in seen.items():
+        if name.endswith("?") and not name.startswith("payload.originator."):
+            assert there == {True, False}, f"{name} is always {'there' if True in there else 'absent'}"
+
+
 async def test_a_recipe_that_is_replaced_is_invalid(admin: Operator) -> None:
     created = await admin.create()
     await admin.create(overwriteIfDuplicate=True)
