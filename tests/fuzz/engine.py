@@ -19,6 +19,7 @@ from typing import Protocol, cast
 
 TARGETS = (
     "session", "packets", "claim", "ack", "reply", "device_broker", "settings", "http_api", "topics", "csr", "imports",
+    "ocsp", "est",
 )  # fmt: skip
 FOUND = Path("build/fuzz")
 LONGEST_INPUT = 20_000
