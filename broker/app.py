@@ -213,6 +213,7 @@ async def _serving(settings: Settings, parts: Parts, tls: Listeners, *, chaotic:
                 Stepper("revocation", parts.revocation.step, now, parts.revoked),
                 Stepper("listeners", tls.step, now, asyncio.Event()),
                 *_deliveries(settings, parts, sinks),
+                *_list_topics(settings, parts, stack),
                 *(Stepper(f"watching {one.broker.name}", one.step, now, asyncio.Event()) for one in watches),
             ]
             workers = [(stepper, tasks.create_task(stepper.run(), name=stepper.name)) for stepper in steppers]
@@ -240,6 +241,18 @@ def _deliveries(settings: Settings, parts: Parts, sinks: Sequence[wiring.Sink]) 
             for sink in sinks
         ),
     ]
+
+
+def _list_topics(settings: Settings, parts: Parts, stack: AsyncExitStack) -> list[Stepper]:
+    """What publishes revocation lists beside the events, where the settings name an MQTT broker."""
+    from broker.lifetime import Stepper  # noqa: PLC0415  # rule 1
+    from broker.parts import now  # noqa: PLC0415  # rule 1
+
+    topics = wiring.list_topics(settings, lambda: parts.revocation.lists)
+    if topics is None:
+        return []
+    stack.push_async_callback(topics.close)
+    return [Stepper("revocation topics", topics.step, now, parts.deliveries.waker())]
 
 
 def _mails(settings: Settings, parts: Parts) -> list[Stepper]:

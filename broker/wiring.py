@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from broker.mqtt.interface import EndpointLimits
     from broker.mqtt.upstream import Site
     from broker.parts import Choices
+    from broker.sinks.mqtt import ListTopics, Publisher
     from provisioner.model import BrokerAddress
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where a server that listens there can be reached
@@ -270,12 +271,28 @@ def sinks(settings: Settings) -> list[Sink]:
         keys, parallel = _webhook_keys(section), section.webhook_parallel
         made.append(Webhook(section.webhook_url, keys, now, timeout=section.timeout, parallel=parallel, tls=tls))
     if section.mqtt_url is not None:
-        from broker.sinks.mqtt import MqttTopic  # noqa: PLC0415  # rule 1
+        from broker.sinks.mqtt import EVENTS, MqttTopic  # noqa: PLC0415  # rule 1
 
-        tls = trust(section.mqtt_ca) if section.mqtt_url.startswith("mqtts:") else None
-        login = login_of("events.mqtt_login_file", section.mqtt_login_file)
-        made.append(MqttTopic(section.mqtt_url, section.mqtt_topic, login=login, timeout=section.timeout, tls=tls))
+        made.append(MqttTopic(_publisher(section, section.mqtt_url, EVENTS), section.mqtt_topic))
     return made
+
+
+def list_topics(settings: Settings, lists: Callable[[], Mapping[str, bytes]]) -> ListTopics | None:
+    """What publishes revocation lists, where the settings name a broker for it. Raises `Misconfigured`."""
+    section = settings.events
+    if section.mqtt_url is None:
+        return None
+    from broker.sinks.mqtt import LISTS, ListTopics  # noqa: PLC0415  # rule 1
+
+    return ListTopics(_publisher(section, section.mqtt_url, LISTS), section.mqtt_topic, lists)
+
+
+def _publisher(section: Events, url: str, client_id: str) -> Publisher:
+    from broker.sinks.mqtt import Publisher  # noqa: PLC0415  # rule 1
+
+    tls = trust(section.mqtt_ca) if url.startswith("mqtts:") else None
+    login = login_of("events.mqtt_login_file", section.mqtt_login_file)
+    return Publisher(url, client_id, login=login, timeout=section.timeout, tls=tls)
 
 
 def sink_names(settings: Settings) -> tuple[str, ...]:

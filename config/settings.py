@@ -399,7 +399,9 @@ class Events(Section):
     webhook_allow_http: Switch = Field(
         default=False, description="Let events cross a network unencrypted; loopback is always allowed."
     )
-    mqtt_url: AnyBrokerUrl = Field(default=None, description="Every event is published at that broker.")
+    mqtt_url: AnyBrokerUrl = Field(
+        default=None, description="Every event is published at that broker, and every revocation list."
+    )
     mqtt_topic: TopicRoot = Field(
         default="provisioner/events", description="The levels in front of {account}/{type} in its topic."
     )
