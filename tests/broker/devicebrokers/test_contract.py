@@ -20,6 +20,7 @@ from broker.mqtt.packets import V5
 from provisioner.errors import Unavailable
 from provisioner.model import Coupling
 from provisioner.ports import Install, Revoke
+from tests.broker.devicebrokers.certified import mosquitto_certificates
 from tests.broker.devicebrokers.worlds import (
     FOREIGN,
     PATIENCE,
@@ -38,12 +39,15 @@ FILTERS = (
 )  # fmt: skip
 
 
+WORLDS = QUICK | {"mosquitto-certificates": mosquitto_certificates}
+
+
 @pytest.fixture(
-    params=[*QUICK, *(pytest.param(name, marks=pytest.mark.timeout(300)) for name in RABBIT)],
+    params=[*WORLDS, *(pytest.param(name, marks=pytest.mark.timeout(300)) for name in RABBIT)],
 )
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    if request.param in QUICK:
-        opened = QUICK[request.param](tmp_path)
+    if request.param in WORLDS:
+        opened = WORLDS[request.param](tmp_path)
     else:
         opened = RABBIT[request.param](tmp_path, request.getfixturevalue("rabbit"))
     async with opened as made:
@@ -52,7 +56,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 async def listed(world: World) -> list[str] | None:
     """Our names there, in order; None where the broker has no list."""
-    return None if world.broker.asks_ledger else sorted(await world.broker.list())
+    return None if world.broker.asks_ledger or not world.broker.takes_passwords else sorted(await world.broker.list())
 
 
 async def install(world: World, *client_ids: str, coupling: Coupling = Coupling.LOOSE) -> None:
@@ -119,7 +123,16 @@ async def test_tight_is_what_the_flag_says(world: World) -> None:
     await install(world, "dev-1", coupling=Coupling.STRICT)
     assert await world.admits(to_install())
     for client_id in ("dev-2", "Dev-1", "dev-1x", "dev-1 "):
-        assert await world.admits(to_install(), client_id) is not world.broker.binds_client_id
+        if world.broker.takes_passwords:
+            assert await world.admits(to_install(), client_id) is not world.broker.binds_client_id
+        else:  # a certificate says who it is, whatever CONNECT says
+            link = await world.enter(to_install(), client_id)
+            for topic in (f"acme/{client_id}/out", "acme/dev-1/out"):
+                await link.subscribe(topic)
+            for topic in (f"acme/{client_id}/out", "acme/dev-1/out"):
+                link.publish(topic, topic.encode())
+            async with asyncio.timeout(PATIENCE):
+                assert await link.receive() == b"acme/dev-1/out"
 
 
 async def test_a_broker_that_was_away_is_waited_for_and_forgot_nobody(world: World) -> None:
@@ -136,7 +149,8 @@ async def test_a_broker_that_was_away_is_waited_for_and_forgot_nobody(world: Wor
             with pytest.raises(Unavailable) as told:
                 await look()
             assert to_install().password.reveal() not in f"{told.value!r} {told.value.detail}"
-        assert await world.broker.install([to_install("dev-4"), to_install("dev-5")]) == [Install.LATER] * 2
+        later = Install.LATER if world.broker.takes_passwords else Install.DONE
+        assert await world.broker.install([to_install("dev-4"), to_install("dev-5")]) == [later] * 2
     assert await world.broker.revoke(["p.acme.dev-3.g1"]) == [Revoke.LATER]
     await world.restart()
     if not world.broker.asks_ledger:
@@ -242,14 +256,16 @@ async def test_the_newer_connection_of_a_device_takes_over(world: World, clean: 
     await install(world, "dev-1")
     old = await world.enter(to_install())
     item = to_install()
+    port, tls = world.door(item)
     async with aiomqtt.Client(
         "127.0.0.1",
-        world.port,
+        port,
         identifier="dev-1",
         username=item.credential.username,
         password=item.password.reveal(),
         clean_session=clean,
         timeout=PATIENCE,
+        tls_context=tls,
     ) as new:
         assert await is_closed(old)
         await new.subscribe("acme/dev-1/out", qos=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -93,6 +94,10 @@ class World:
         given = item.password.reveal() if password is None else password
         login = Login(item.credential.client_id if client_id is None else client_id, item.credential.username, given)
         return await self.login(login, version)
+
+    def door(self, item: ToInstall) -> tuple[int, ssl.SSLContext | None]:  # it is the same for all
+        """The port where this credential is used, and how."""
+        return self.port, None
 
     async def login(self, login: Login, version: int = V311) -> Link:
         """Log in. Raises `Refused`."""
