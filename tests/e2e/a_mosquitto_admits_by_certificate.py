@@ -55,6 +55,14 @@ class Plant:
                     break
         return device
 
+    async def retires(self, device: ShellDevice) -> None:
+        """Wait until a generation of that device is out of Mosquitto."""
+        async with asyncio.timeout(30):
+            while True:
+                told = await self.operator.ask("GET", f"{device.request.path}/log")
+                if any(line["action"] == "retired" for line in told["entry"]):
+                    return
+
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """Let Mosquitto do nothing within the block."""
@@ -141,11 +149,14 @@ async def test_renewal_and_rotation_of_the_issuer(plant: Plant) -> None:
     assert issuer_of(device, 2) == issuer_of(other, 1)
     assert await plant.works(device, 1)
     assert await plant.works(device, 2)
+    session = await asyncio.to_thread(device.listens, 2, plant.address)
     assert (await asyncio.to_thread(device.ack, 2, 2, None, 2))["reason"] == "confirmed"
     await device.request.until("CONFIRMED")
-    async with asyncio.timeout(30):  # the former is taken out next
-        while await plant.works(device, 1):
-            pass
+    await plant.retires(device)
+    # The former is refused from now on; the session of the new one, under the same client id, is left alone.
+    assert not await plant.works(device, 1)
+    assert session.is_there()
+    await asyncio.to_thread(session.leave)
     assert await plant.works(device, 2)
 
 
