@@ -8,7 +8,7 @@ DATA_DIR ?= data
 
 NPM_FOLDERS := examples/clients/node examples/clients/micropython/host tests/aedes
 
-.PHONY: help setup run test proof soak check bench demo clean lock footprint system-packages npm-packages
+.PHONY: help setup run test proof soak coverage check bench demo clean lock footprint system-packages npm-packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -59,6 +59,16 @@ soak: setup ## the same for hours
 	PROOF_SCALE=soak $(BIN)/python -m pytest -q -n 2 --timeout 0 tests/proof
 	$(BIN)/python -m tests.proof
 
+# What drives the two rooms; the other tests start programs and brokers, and add nothing here but time.
+COVERING := tests/provisioner tests/certs tests/simulation tests/hostile tests/broker/http tests/broker/cli tests/broker/sinks \
+  tests/broker/test_authority_folder.py tests/broker/test_mail.py tests/broker/test_testing.py
+
+coverage: setup ## branches of provisioner/ and certs/ that the tests pass, fails under 95 %
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q -n 3 $(COVERING)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
 check: $(STAMP) ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -76,4 +86,4 @@ lock: ## renew requirements.lock from pyproject.toml (needs uv in .venv)
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

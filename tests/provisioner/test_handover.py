@@ -103,6 +103,11 @@ def test_older_epochs_open_and_the_newest_seals() -> None:
     assert both.fingerprint("x", "c") == Vault({1: b"a" * 32}, os.urandom).fingerprint("x", "c")
 
 
+def test_a_vault_without_a_key_is_none() -> None:
+    with pytest.raises(ValueError, match="at least one key"):
+        Vault({}, os.urandom)
+
+
 def test_a_password_is_no_option_of_a_command_line() -> None:
     for byte in range(256):
         password = handover.new_password(lambda count, byte=byte: bytes([byte]) * count)  # type: ignore[misc]  # bound early

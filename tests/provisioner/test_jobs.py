@@ -50,6 +50,20 @@ async def test_who_was_slower_than_its_lease_does_not_bring_a_retired_credential
     assert (await world.read(created.request.id)).phase is Phase.STOPPED
 
 
+async def test_more_jobs_than_one_batch_are_done_batch_by_batch(world: World) -> None:
+    made = [await world.request(f"dev-{number}") for number in range(230)]
+    requests = [created.request for created in made]
+    await asyncio.gather(*(world.device(created, created.request.client_id).claim() for created in made))
+    for request in requests:
+        await world.administration.stop(ADMIN, request.id, world.now)
+    steps = 1
+    while await world.jobs.step(world.now) <= world.now:
+        steps += 1
+    assert steps == 3
+    assert {(await world.read(one.id)).phase for one in requests} == {Phase.STOPPED}
+    assert world.broker.live == []
+
+
 # -- a job that fails by our own fault ----------------------------------------------------------------------------
 
 

@@ -41,6 +41,14 @@ async def test_a_storm_of_slow_verifications_is_refused_not_queued() -> None:
         raise next(outcome for outcome in outcomes if isinstance(outcome, Unavailable))
 
 
+async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provisioner.passwords._REMEMBERED", 2)
+    passwords = Passwords(os.urandom)
+    for text in ("one", "two", "three", "four"):
+        assert await passwords.verify(passwords.hash_generated(text), text.encode(), slow_refusals=True)
+    assert len(passwords._verified) == 2
+
+
 async def test_a_herd_with_one_login_is_verified_once() -> None:
     passwords = Passwords(os.urandom)
     stored = await passwords.hash_chosen("p")

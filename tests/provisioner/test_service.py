@@ -21,6 +21,7 @@ from provisioner.model import (
     JobStatus,
     Offer,
     Origin,
+    ProvisionRequest,
     Result,
     Secret,
     Status,
@@ -404,6 +405,73 @@ async def test_a_renewal_that_fails_leaves_the_proved_credential(world: World) -
     assert await world.login(second) is None
     assert (await device.ack(1)).reason is Reason.CONFIRMED
     assert (await device.claim("r-3")).generation == 3
+
+
+async def renewing(world: World, **fields: int) -> tuple[ProvisionRequest, SimpleDevice, Offer]:
+    """A confirmed device whose operator wants it to have another credential; the offer is that of the first."""
+    created = await world.request("dev-1", **fields)
+    device = world.device(created)
+    first = await device.claim()
+    await device.ack()
+    return await world.administration.rotate(ADMIN, created.request.id, world.now), device, first
+
+
+async def test_a_renewal_that_is_stopped_leaves_the_proved_credential(world: World) -> None:
+    request, device, first = await renewing(world)
+    second = await device.claim("r-2")
+    await world.administration.stop(ADMIN, request.id, world.now)
+    await world.run_jobs()
+    assert (await world.read(request.id)).phase is Phase.CONFIRMED
+    assert (await world.login(first) is None, await world.login(second) is None) == (False, True)
+    assert await reason_of(device.claim("r-3")) is Reason.ALREADY_PROVISIONED
+
+
+async def test_a_renewal_that_the_device_broker_refuses_leaves_the_proved_credential(world: World) -> None:
+    request, device, first = await renewing(world)
+    world.broker.outcome = Install.NEVER
+    assert await reason_of(device.claim("r-2")) is Reason.WAIT
+    await world.run_jobs()
+    assert (await world.read(request.id)).phase is Phase.CONFIRMED
+    assert await world.login(first) is not None
+
+
+async def test_a_renewal_whose_attempts_are_used_up_is_over_and_the_proved_credential_stays(world: World) -> None:
+    request, device, first = await renewing(world, retry_max_attempts=1)
+    second = await device.claim("r-2")
+    world.now = second.confirm_before
+    await world.run_jobs()
+    assert not (await world.read(request.id)).rotate_wanted
+    assert await reason_of(device.claim("r-3")) is Reason.ALREADY_PROVISIONED
+    assert await world.login(first) is not None
+
+
+async def test_a_validity_that_ends_during_a_renewal_changes_nothing(world: World) -> None:
+    request, device, first = await renewing(world, validity=86_400_000)
+    world.now += 86_400_000 - 1
+    second = await device.claim("r-2")
+    world.now += 2
+    await world.run_jobs()
+    assert (await world.read(request.id)).phase is Phase.RENEWING
+    assert await world.login(first) is not None
+    assert await world.login(second) is not None
+
+
+async def test_a_broker_that_asks_once_more_hears_what_a_device_may_do_while_it_may(world: World) -> None:
+    created = await world.request()
+    offer = await world.device(created).claim()
+    rights = await world.provisioner.device_rights("embedded", offer.username, "dev-1")
+    assert rights is not None
+    assert (rights.account, rights.grant.publish) == ("acme", ("acme/dev-1/#",))
+    for username, client_id in ((offer.username, "dev-2"), ("p.acme.dev-9.g1", "dev-9")):
+        assert await world.provisioner.device_rights("embedded", username, client_id) is None
+    await world.administration.stop(ADMIN, created.request.id, world.now)
+    assert await world.provisioner.device_rights("embedded", offer.username, "dev-1") is None
+
+
+async def test_progress_without_a_status_is_refused(world: World) -> None:
+    device = world.device(await world.request())
+    await device.claim()
+    assert await reason_of(device.ack(result=Result.PROGRESS)) is Reason.BAD_REQUEST
 
 
 async def test_revoke_and_reopen(world: World) -> None:

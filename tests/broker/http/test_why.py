@@ -170,6 +170,24 @@ async def test_in_every_state_the_verdict_is_the_answer(
         assert last["passed"]
 
 
+async def test_a_former_request_is_told_which_one_counts(admin: Operator, world: World) -> None:
+    former = await admin.create("dev-1")
+    await Case(world, admin, former).verb("stop")
+    await admin.create("dev-1")
+    told = await admin.get(f"{PATH}/{former['id']}/why")
+    assert (told["reason"], told["test"][-1]["name"]) == ("denied", "match")
+    assert "a newer request" in told["test"][-1]["detail"]
+    assert (await admin.get("/v2/why", clientId="dev-1"))["reason"] == "offer"
+
+
+async def test_a_former_credential_on_its_way_out_is_told(admin: Operator, world: World) -> None:
+    await Case(world, admin, await admin.create("dev-1")).confirm()
+    world.shelf.is_away = True
+    await admin.create("dev-1", overwriteIfDuplicate=True)
+    told = await admin.get("/v2/why", clientId="dev-1")
+    assert (told["reason"], told["test"][-1]["name"]) == ("wait", "free")
+
+
 async def test_a_job_that_fails_is_told_with_where_to_read_why(admin: Operator, world: World) -> None:
     await away(Case(world, admin, await admin.create("dev-1")))
     told = await admin.get("/v2/why", clientId="dev-1")
