@@ -120,7 +120,6 @@ class _Drawn:
     """What becomes a request; `fresh` are the ids of the attachments that were kept for it."""
 
     new: NewRequest
-    user: User
     key: Secret | None
     enclosed: str | None
     fresh: Sequence[str]
@@ -151,8 +150,7 @@ class Creation(Desk):
             yield
         except (Conflict, Invalid) as refusal:
             if refusal.code in _TOLD:
-                nobody = User(0, account.id, new.username, "", now, actor.token_id)
-                turned = self._request_of(actor, account, nobody, new, None, now)
+                turned = self._request_of(actor, account, _nobody(new), new, None, now)
                 turned = evolve(turned, phase=Phase.STOPPED, skipped=True)
                 note = Note(now, "turn-away", actor.token_id, cause=refusal.code)
                 await self._store.commit(Unit(note, turned=(Turned(turned, sentence(refusal.detail)),)))
@@ -181,23 +179,29 @@ class Creation(Desk):
             new = _ruled(new, found, account, now)
         await self.labels.check(new.labels, account.id)
         self._check_new(account, new)
-        user = await self._provision_user(actor, new, now)
         key = self._new_key(generate=new.generate_key, given=new.activation_key)
         enclosed, fresh = await self.attachments.enclose(actor, account.id, new.attachments, now)
-        return _Drawn(new, user, key, enclosed, fresh)
+        return _Drawn(new, key, enclosed, fresh)
 
     async def _adding(
         self, actor: Actor, account: Account, drawn: Sequence[_Drawn], now: Millis
     ) -> tuple[Sequence[Created], Unit]:
-        """The unit that adds requests, and takes away those that they overwrite."""
+        """The unit that adds requests, and takes away those that they overwrite.
+
+        Their users are made last: a request that is refused leaves none behind.
+        """
         await self._check_quota(account, len(drawn))
         replaced = [pair for one in drawn for pair in await self._make_room(account, one.new, now)]
         created = []
         for one in drawn:
-            request = self._request_of(actor, account, one.user, one.new, one.key, now)
-            request = evolve(request, attachments=one.enclosed)
+            request = self._request_of(actor, account, _nobody(one.new), one.new, one.key, now)
             await self._check_twin(request)
-            created.append(Created(request, one.key))
+            created.append(Created(evolve(request, attachments=one.enclosed), one.key))
+        users = [await self._provision_user(actor, one.new, now) for one in drawn]
+        created = [
+            Created(evolve(one.request, provision_user_id=user.id), one.activation_key)
+            for one, user in zip(created, users, strict=True)
+        ]
         return created, Unit(
             Note(now, "create", actor.token_id),
             saved=tuple(saved for saved, _ in replaced),
@@ -395,6 +399,11 @@ def _ruled(new: NewRequest, found: Policy, account: Account, now: Millis) -> New
         validity=None if rules.validity is None else rules.validity * 1000,
         labels=replace(new.labels, policy_uid=found.uid, policy_version=found.version),
     )
+
+
+def _nobody(new: NewRequest) -> User:
+    """Stands for the provision user of a request until there is one."""
+    return User(0, 0, new.username, "", 0, 0)
 
 
 def _client_id(new: NewRequest) -> str:

@@ -103,6 +103,29 @@ async def test_a_provision_user_is_made_with_the_password_given(admin: Operator)
 
 
 @pytest.mark.parametrize(
+    ("status", "code", "fields"),
+    [
+        (409, "duplicate-client-id", {}),
+        (409, "duplicate-unit", {"clientId": "dev-2", "serialNumber": "S-1"}),
+        (409, "quota-exceeded", {"clientId": "dev-2", "account": "full"}),
+        (400, "weak-activation-key", {"clientId": "dev-2", "activationKey": "a" * 30}),
+        (400, "invalid-attachments", {"clientId": "dev-2", "provisionAttachments": [{"type": "BUNDLE"}]}),
+        (400, "invalid-window", {"clientId": "dev-2", "activatesOn": 2, "expiresOn": 1}),
+    ],
+)
+async def test_a_request_that_is_refused_leaves_no_user_behind(
+    admin: Operator, status: int, code: str, fields: dict[str, Any]
+) -> None:
+    full = await admin.ask(201, "POST", "/v2/accounts", {"name": "full", "kind": "TARGET", "quota": 0})
+    await admin.create("dev-1", serialNumber="S-1")
+    body = admin.form("dev-1") | {"provisionUserUsername": "fresh", "provisionUserPassword": "over-the-line"} | fields
+    if body.pop("account", None):
+        body["accountId"] = full["id"]
+    await admin.refused(status, code, "POST", PATH, body)
+    assert [one["username"] for one in (await admin.get("/v2/users"))["user"]] == ["factory"]
+
+
+@pytest.mark.parametrize(
     ("changed", "code", "field"),
     [
         ({"clientId": "a/b"}, "invalid-identifier", "clientId"),
