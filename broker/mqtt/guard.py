@@ -47,6 +47,7 @@ from broker.mqtt.packets import (
     parse,
 )
 from broker.mqtt.router import Router
+from provisioner.errors import Unavailable
 from provisioner.policy import is_identifier
 
 __all__ = ["Authenticate", "Grant", "Guard", "GuardLimits"]
@@ -241,6 +242,9 @@ class Guard:
                     grant = await by_certificate(socket.certificate, client_id, source)
                 else:
                     grant = await self._authenticate(username, connect.password or b"", client_id, source)
+        except (TimeoutError, Unavailable) as error:
+            log.warning("login waits", username=username, source=source, detail=str(error) or "it took too long")
+            raise _Refused(ReturnCode.SERVER_UNAVAILABLE) from None
         except Exception:
             log.exception("login cannot be judged", username=username, source=source)
             raise _Refused(ReturnCode.SERVER_UNAVAILABLE) from None

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from broker.mqtt.filters import covers, matches
 from broker.mqtt.grant import Grant, GuardLimits
 from broker.mqtt.packets import V311, Connack, Connect, Publish, Suback, Subscribe, Subscription, Will, encode
+from provisioner.errors import Unavailable
 from tests.broker.mqtt.device_client import PATIENCE, DeviceClient, Logins, Site, guarded
 from tests.broker.mqtt.serving import until
 
@@ -59,15 +61,26 @@ async def test_a_client_id_inside_the_grammar_is_admitted(site: Site, client_id:
 
 async def test_who_cannot_be_judged_is_told_to_come_later() -> None:
     async def fail(_username: str, _password: bytes, _client_id: str, _source: str) -> Grant | None:
-        raise OSError("the store is away")
+        raise OSError("our own fault")
+
+    async def away(_username: str, _password: bytes, _client_id: str, _source: str) -> Grant | None:
+        raise Unavailable("the ledger is away")
 
     async def hang(_username: str, _password: bytes, _client_id: str, _source: str) -> Grant | None:
         await asyncio.get_running_loop().create_future()
         return None
 
-    for judge in (fail, hang):
-        async with guarded(replace(LIMITS, login_time=0.05), judge) as site:
-            assert await site.refused() == 3
+    told = []
+    for judge in (fail, away, hang):
+        with structlog.testing.capture_logs() as lines:
+            async with guarded(replace(LIMITS, login_time=0.05), judge) as site:
+                assert await site.refused() == 3
+        told += [(line["log_level"], line.get("detail"), "exc_info" in line) for line in lines]
+    assert told == [
+        ("error", None, True),
+        ("warning", "the ledger is away", False),
+        ("warning", "it took too long", False),
+    ]
 
 
 async def test_a_grant_for_another_login_admits_nobody() -> None:
