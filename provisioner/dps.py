@@ -268,9 +268,14 @@ class Dps:
         return (await self._shown([await self._find(actor, serial_number)]))[0]
 
     async def search(
-        self, actor: Actor, wanted: Sequence[Term], offset: int, limit: int
+        self, actor: Actor, org_id: object, wanted: Sequence[Term], offset: int, limit: int
     ) -> tuple[Sequence[Device], bool]:
-        """A page of devices, newest first, and whether there are more."""
+        """A page of devices, newest first, and whether there are more.
+
+        Those of an organisation and what is below it; None: of all that the operator sees. Raises `NoOrganization`.
+        """
+        if org_id is not None:
+            actor = replace(actor, account_id=(await self.organization(actor, org_id)).id)
         visible = await self._administration.visible(actor)
         accounts = None if visible is None else sorted(visible)
         found = await self._ledger.find_devices(wanted, accounts, offset, limit + 1)

@@ -130,7 +130,7 @@ async def _create(call: Call, dps: Dps, org_id: str | None, said: Said) -> Respo
     return told(list(await dps.create(call.actor, org_id, group_id, new, call.now)))
 
 
-async def _search(call: Call, dps: Dps, _org_id: str | None, said: Said) -> Response:
+async def _search(call: Call, dps: Dps, org_id: str | None, said: Said) -> Response:
     page = said.get("pagination") or {}
     if unknown := said.keys() - {"expression", "pagination"}:
         return refused(99400, _unknown(unknown))
@@ -144,7 +144,7 @@ async def _search(call: Call, dps: Dps, _org_id: str | None, said: Said) -> Resp
         wanted = parse_expression(expression)
     except Malformed as error:
         return refused(99400, f"Invalid Argument expression: {error}")
-    found, more = await dps.search(call.actor, wanted, (number - 1) * size, size)
+    found, more = await dps.search(call.actor, org_id, wanted, (number - 1) * size, size)
     return told({"items": [_device(one) for one in found], "pageNo": number, "pageSize": size, "hasMore": more})
 
 

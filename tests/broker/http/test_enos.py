@@ -547,6 +547,24 @@ async def test_a_search_has_the_operators_of_each_field(enos: Enos, admin: Opera
         assert await found(expression) == expected, expression
 
 
+async def test_a_search_is_within_an_organisation(enos: Enos, admin: Operator, world: World) -> None:
+    kept, labs, elsewhere = await enos.register(3)
+    await enos.allocate(labs, "acme-labs")
+    await enos.allocate(elsewhere, "globex")
+
+    async def found(org: str | None) -> set[str]:
+        return {one["sn"] for one in (await enos.ask(0, "search", {"expression": ""}, org))["items"]}
+
+    assert await found(None) == {kept, labs, elsewhere}
+    assert await found("acme") == {kept, labs}
+    assert await found("acme-labs") == {labs}
+    assert await found("globex") == {elsewhere}
+    for org in ("", " ", "nobody", "floor"):
+        assert await enos.ask(35400, "search", {"expression": ""}, org) == "OrgId/sn is required"
+    stranger = Enos(await world.operator(Role.ADMIN, "globex"))
+    assert await stranger.ask(35400, "search", {"expression": ""}, "acme") == "OrgId/sn is required"
+
+
 async def test_a_search_by_status_finds_what_is_shown(enos: Enos, admin: Operator, world: World) -> None:
     created, allocated, connected, finished, discarded, off = await enos.register(6)
     for serial_number in (allocated, connected, finished, discarded, off):
