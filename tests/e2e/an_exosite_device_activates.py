@@ -28,7 +28,7 @@ def test_the_page_does_what_it_says(start_program: StartProgram) -> None:
     assert [line.split(",")[1:] for line in log] == [
         ["", "create"],
         ["127.0.0.1", '"claim: minted', ' offered"'],
-        ["", "login: first login"],
+        ["127.0.0.1", "login: first login"],
     ]
     cik = told.removeprefix("CIK ")
     assert re.fullmatch("[0-9a-f]{40}", cik)
