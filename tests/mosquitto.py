@@ -109,9 +109,9 @@ BRIDGE = Login(BRIDGE_USER, "the-bridge-password-9")
 """Who the bridge is at a broker of the tests."""
 
 
-def bridge_settings(mosquitto: Mosquitto, bridge: Login = BRIDGE) -> dict[str, str]:
-    """The environment that has a program serve the bridge on it."""
-    file = mosquitto.folder / "bridge-login"
+def bridge_settings(port: int, folder: Path, bridge: Login = BRIDGE) -> dict[str, str]:
+    """The environment that has a program serve the bridge at the broker on this port; its login is kept in `folder`."""
+    file = folder / "bridge-login"
     file.touch(mode=0o600)
     file.write_text(f"{bridge.user}\n{bridge.password}\n")
-    return {"PROVISIONER_BRIDGE__URL": mosquitto.url, "PROVISIONER_BRIDGE__LOGIN_FILE": str(file)}
+    return {"PROVISIONER_BRIDGE__URL": f"mqtt://127.0.0.1:{port}", "PROVISIONER_BRIDGE__LOGIN_FILE": str(file)}

@@ -130,7 +130,7 @@ async def bridged(folder: Path) -> AsyncIterator[Server]:
     user, password = (data / "provision-login").read_text().splitlines()
     mosquitto = Mosquitto(folder, shipped(folder, [Login(user, password)], BRIDGE)).start()
     try:
-        async with provisioner(folder, bridge_settings(mosquitto)) as server:
+        async with provisioner(folder, bridge_settings(mosquitto.port, mosquitto.folder)) as server:
             yield replace(server, port=mosquitto.port)
     finally:
         mosquitto.stop()

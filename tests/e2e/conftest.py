@@ -30,7 +30,7 @@ def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Program,
     program = Program(tmp_path_factory.mktemp("bridged") / "data")
     logins = [Login(*program.prepare()), Login(FLOOR_USER, FLOOR_PASSWORD)]
     broker = Mosquitto(folder, shipped(folder, logins, BRIDGE)).start()
-    program.settings |= bridge_settings(broker)
+    program.settings |= bridge_settings(broker.port, broker.folder)
     program.start()
     yield program, broker
     program.stop()

@@ -113,7 +113,7 @@ async def test_a_broker_killed_in_the_middle_loses_nothing(tmp_path: Path) -> No
     program = Program(tmp_path / "data")
     logins = [Login(*program.prepare()), Login(FLOOR_USER, FLOOR_PASSWORD)]
     broker = Mosquitto(tmp_path, shipped(tmp_path, logins, BRIDGE)).start()
-    program.settings |= bridge_settings(broker)
+    program.settings |= bridge_settings(broker.port, broker.folder)
     program.start()
     try:
         async with await Site.at(program) as site:

@@ -93,6 +93,13 @@ class Rabbit:
                 assert self._node.poll() is None, self._log.read_text()
                 await asyncio.sleep(0.05)
 
+    async def define(self, definitions: str) -> None:
+        """Take these definitions (JSON) beside those it has."""
+        async with httpx2.AsyncClient(auth=ADMIN, trust_env=False) as http:
+            headers = {"content-type": "application/json"}
+            answer = await http.post(f"{self.api}/api/definitions", content=definitions, headers=headers)
+            assert answer.status_code == 204, answer.text
+
     def _spawn(self) -> None:
         with self._log.open("ab") as log:
             if self._epmd is None:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-import httpx2
 import pytest
 
 from broker.beside.doctor import Patient, consult, examine
@@ -36,7 +35,7 @@ from broker.mqtt.packets import (
 from broker.mqtt.topics import Topics
 from broker.mqtt.upstream import Site
 from tests.aedes import aedes
-from tests.broker.devicebrokers.rabbit import ADMIN, Rabbit
+from tests.broker.devicebrokers.rabbit import Rabbit
 from tests.e2e.packets import Session
 from tests.mosquitto import BRIDGE
 
@@ -98,11 +97,7 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
 
     async def start() -> None:
         await node.start()
-        told = plan(Kind.RABBITMQ, "prov/v1", BRIDGE, DEVICES, os.urandom)
-        async with httpx2.AsyncClient(auth=ADMIN, trust_env=False) as http:
-            headers = {"content-type": "application/json"}
-            answer = await http.post(f"{node.api}/api/definitions", content=told.files[0].text, headers=headers)
-            assert answer.status_code == 204, answer.text
+        await node.define(plan(Kind.RABBITMQ, "prov/v1", BRIDGE, DEVICES, os.urandom).files[0].text)
 
     with ThreadPoolExecutor(1) as aside:  # the loop of the test that asks first runs already
         try:
