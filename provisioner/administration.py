@@ -33,7 +33,7 @@ from provisioner.model import (
 )
 from provisioner.policies import render, values_of
 from provisioner.policy import Actor, check_role
-from provisioner.ports import Listing, Note, Saved, Unit
+from provisioner.ports import DeviceBroker, Listing, Note, Saved, Unit
 from provisioner.terms import (
     check_attempts,
     check_certificate,
@@ -97,6 +97,10 @@ class Administration(Creation):
             raise Conflict("key-wiped", "the activation key is not kept any more; reopen with generateActivationKey")
         await self._store.record([line_about(Note(now, "reveal-key", actor.token_id), request)])
         return key
+
+    def device_broker(self, request: ProvisionRequest) -> DeviceBroker | None:
+        """Where its device works; None: the settings do not have that device broker any more."""
+        return self._brokers.get(request.device_broker)
 
     # -- change --------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import getpass
+import hashlib
 import os
 import signal
 import socket
@@ -27,19 +29,22 @@ def free_port() -> int:
 
 
 class Mosquitto:
-    """One broker; it can be killed and started again on the same port and files.
+    """One broker over `folder`; it can be killed and started again on the same port and files.
 
-    `settings` is the text of its configuration without listener and log.
+    `settings` are of its configuration, lines or texts of several, beside listener, user and pid file; `top` goes
+    before those. Starting and ending it take a moment, in which nothing else can run.
     """
 
-    def __init__(self, folder: Path, settings: str) -> None:
+    def __init__(self, folder: Path, *settings: str, top: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         self.conf = folder / "mosquitto.conf"
         self.log = folder / "mosquitto.log"
+        self.pid_file = folder / "mosquitto.pid"
         # It would give its rights away to a user who may not read this folder.
-        who = f"user {getpass.getuser()}\n" if os.geteuid() == 0 else ""
-        self.conf.write_text(f"{who}persistence false\nlog_dest stderr\nlistener {self.port} 127.0.0.1\n{settings}")
+        who = f"user {getpass.getuser()}" if os.geteuid() == 0 else ""
+        own = (top, who, "persistence false", "log_dest stderr", f"pid_file {self.pid_file}")
+        self.conf.write_text("\n".join((*own, f"listener {self.port} 127.0.0.1", *settings, "")))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,11 +90,35 @@ class Mosquitto:
         """End it as an init system would."""
         self._end(signal.SIGTERM)
 
+    def restart(self) -> None:
+        """Kill it and start it again."""
+        self.kill()
+        self.start()
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(how)
             process.wait(_STOP_TIME)
+
+
+def password_line(username: str, password: str) -> str:
+    """As `mosquitto_passwd` writes it."""
+    salt = os.urandom(12)
+    key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101, 64)
+    return f"{username}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n"
+
+
+DYNSEC_ADMIN = ("provisioner-admin", "a-password-for-control")
+
+
+def dynsec_lines(folder: Path) -> tuple[str, ...]:
+    """Settings of the dynamic security plug-in with a fresh list of its own, which `DYNSEC_ADMIN` may change."""
+    [plugin] = Path("/usr/lib").glob("*/mosquitto_dynamic_security.so")
+    program = needed("mosquitto_ctrl", "mosquitto")
+    file = folder / "dynsec.json"
+    subprocess.run([program, "dynsec", "init", str(file), *DYNSEC_ADMIN], check=True, capture_output=True)
+    return "per_listener_settings false", f"plugin {plugin}", f"plugin_opt_config_file {file}"
 
 
 def shipped(folder: Path, logins: Sequence[Login], bridge: Login, root: str = "prov/v1") -> str:

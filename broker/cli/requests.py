@@ -28,8 +28,8 @@ _VERBS = {
     "enable": "Let the device claim.",
     "disable": "Refuse its claims until enabled again; what it has stays.",
     "stop": "End the hand-over under way.",
-    "revoke": "Take its credential away and close its session, or say in its log that its broker cannot.",
-    "rotate": "Give it a new credential with its next claim.",
+    "revoke": "Take its credential away and close its session, or say that its broker cannot.",
+    "rotate": "Give it a new credential with its next claim, and say what becomes of its session.",
 }
 
 
@@ -234,6 +234,8 @@ def _add_verb(verb: str, text: str) -> None:
             print_json(changed)
         else:
             print_request(changed, COLUMNS)
+            if "liveSession" in changed:
+                say(changed["liveSession"]["detail"])
 
 
 for _verb, _text in _VERBS.items():

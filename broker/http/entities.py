@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 
 from provisioner.attachments import enclosed_in
 from provisioner.lifecycle import Phase
+from provisioner.livesessions import LiveSession
 from provisioner.model import (
     Account,
     AccountKind,
@@ -121,6 +122,19 @@ class RequestEntity(Entity):
     confirmed_ownership: bool | None
     provision_attachments: list[EnclosedEntity]
     unsuccessful_register_attempt_status: dict[str, Any] | None = Field(description="the last refusal")
+
+
+class LiveSessionEntity(Entity):
+    """Whether the device broker closes the session that the device has open, and a sentence about it."""
+
+    closes: bool
+    detail: str
+
+
+class LeavingEntity(RequestEntity):
+    """A request whose credential goes, at once or once the next one is confirmed."""
+
+    live_session: LiveSessionEntity
 
 
 class RequestList(Entity):
@@ -300,6 +314,12 @@ def request_entity(request: ProvisionRequest, activation_key: Secret | None = No
         ],
         unsuccessful_register_attempt_status=json.loads(request.last_refusal) if request.last_refusal else None,
     )
+
+
+def leaving_entity(request: ProvisionRequest, session: LiveSession) -> LeavingEntity:
+    """The same, and what becomes of the session that is open."""
+    told = LiveSessionEntity(closes=session.closes, detail=session.detail)
+    return LeavingEntity(**dict(request_entity(request)), live_session=told)
 
 
 def _job(request: ProvisionRequest) -> ProvisionJob:

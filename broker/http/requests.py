@@ -11,17 +11,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from broker.http.bodies import MAX_NUMBER, Digits, Reopening, RequestCreator, Touch
 from broker.http.calls import Asked
 from broker.http.changes import RequestChange
-from broker.http.entities import KeyEntity, RequestEntity, RequestList, request_entity
+from broker.http.entities import KeyEntity, LeavingEntity, RequestEntity, RequestList, leaving_entity, request_entity
 from provisioner.administration import KEEP, Administration
+from provisioner.livesessions import LiveSession, after_revoke, after_rotate
 from provisioner.model import JobStatus, Millis, ProvisionRequest
 from provisioner.policy import Actor
-from provisioner.ports import Listing
+from provisioner.ports import DeviceBroker, Listing
 
 PATH = "/v2/provisionRequests"
 router = APIRouter(prefix=PATH, tags=["provision requests"])
 
 RequestId = Annotated[int, Path(ge=0, le=MAX_NUMBER), Digits]
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER), Digits]
+Tell = Callable[[ProvisionRequest, DeviceBroker | None], LiveSession]
 Verb = Callable[[Administration, Actor, int, Millis, int | None], Awaitable[ProvisionRequest]]
 
 
@@ -97,9 +99,26 @@ async def delete_request(call: Asked, request_id: RequestId) -> None:
 
 def _add_verb(name: str, act: Verb, summary: str) -> None:
     async def run(call: Asked, request_id: RequestId, body: Touch | None = None) -> RequestEntity:
-        optlock = body.optlock if body else None
-        return request_entity(await act(call.administration, call.actor, request_id, call.now, optlock))
+        return request_entity(await _act(act, call, request_id, body))
 
+    _add(name, run, summary)
+
+
+def _add_parting(name: str, act: Verb, tell: Tell, summary: str) -> None:
+    """A verb that ends a credential: `tell` says what becomes of the session that is open with it."""
+
+    async def run(call: Asked, request_id: RequestId, body: Touch | None = None) -> LeavingEntity:
+        after = await _act(act, call, request_id, body)
+        return leaving_entity(after, tell(after, call.administration.device_broker(after)))
+
+    _add(name, run, summary)
+
+
+async def _act(act: Verb, call: Asked, request_id: int, body: Touch | None) -> ProvisionRequest:
+    return await act(call.administration, call.actor, request_id, call.now, body.optlock if body else None)
+
+
+def _add(name: str, run: Callable[..., Awaitable[RequestEntity]], summary: str) -> None:
     router.add_api_route(
         f"/{{request_id}}/{name}",
         run,
@@ -114,8 +133,8 @@ def _add_verb(name: str, act: Verb, summary: str) -> None:
 _add_verb("enable", Administration.enable, "Let the device claim")
 _add_verb("disable", Administration.disable, "Refuse its claims until it is enabled again")
 _add_verb("stop", Administration.stop, "End the hand-over under way")
-_add_verb("revoke", Administration.revoke, "Take its credential away and close its session")
-_add_verb("rotate", Administration.rotate, "Give it a new credential with its next claim")
+_add_parting("revoke", Administration.revoke, after_revoke, "Take its credential away and close its session")
+_add_parting("rotate", Administration.rotate, after_rotate, "Give it a new credential with its next claim")
 
 
 @router.post("/{request_id}/reopen", response_model_exclude_none=True, summary="Let the device start again")

@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.broker.devicebrokers.mosquitto import free_port
 from tests.e2e.program import Program, Site
+from tests.mosquitto import free_port
 from tests.pki import Pki
 
 SECRET = "a-secret-that-the-broker-shows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -56,10 +57,10 @@ async def test_a_rotated_credential_ends_the_session_of_the_former(beside: Besid
 
 async def test_a_mosquitto_that_is_killed_meanwhile_is_waited_for(beside: Beside) -> None:
     device, request = await beside.site.unit(deviceCredentialsTight=beside.coupling)
-    await beside.real.kill()
+    await asyncio.to_thread(beside.real.kill)
     told = await device.claim()
     assert told.reason == "wait"
-    await beside.real.start()
+    await asyncio.to_thread(beside.real.start)
     offer = await device.provision()
     async with await device.login(beside.address, offer.credentials):
         pass

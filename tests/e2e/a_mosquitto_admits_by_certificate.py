@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.devicebrokers.mosquitto import Mosquitto, free_port, password_line
 from tests.e2e.a_certificate_is_a_login import Place
 from tests.e2e.packets import Address
 from tests.e2e.program import Operator, StartProgram
 from tests.e2e.shelldevice import ShellDevice, ran
+from tests.mosquitto import Mosquitto, free_port, password_line
 
 ROTATE = (sys.executable, "-m", "broker", "ca", "rotate", "--data-dir")
 CONTROL = ("provisioner", "a-password-for-control")
@@ -104,10 +104,10 @@ async def plant(start_program: StartProgram, tmp_path: Path) -> AsyncIterator[Pl
     place = Place(start_program(variables | {"PROVISIONER_ENDPOINT__TLS_LISTEN": "127.0.0.1:0"}), tmp_path)
     place.program.secrets.add(CONTROL[1])
     operator = Operator(place.program)
-    await mosquitto.start()
+    await asyncio.to_thread(mosquitto.start)
     yield Plant(place, operator, ("127.0.0.1", tls), mosquitto.pid_file)
     await operator.close()
-    await mosquitto.stop()
+    await asyncio.to_thread(mosquitto.stop)
 
 
 async def test_nobody_acts_under_anothers_name_and_the_revoked_are_out(plant: Plant) -> None:

@@ -16,7 +16,7 @@ async def test_an_account_names_its_device_broker(tmp_path: Path) -> None:
     folder = tmp_path / "mosquitto"
     folder.mkdir()
     real, settings = await beside_files(folder)
-    await real.start()
+    await asyncio.to_thread(real.start)
     given = {f"PROVISIONER_DEVICE_BROKERS__PLANT__{key}": value for key, value in settings.items()}
     given["PROVISIONER_DEVICE_BROKERS__PLANT__URL"] = f"mqtt://127.0.0.1:{real.port}"
     program = await asyncio.to_thread(Program(tmp_path / "data", given).start)
@@ -50,4 +50,4 @@ async def test_an_account_names_its_device_broker(tmp_path: Path) -> None:
                 pass
     finally:
         await asyncio.to_thread(program.stop)
-        await real.kill()
+        await asyncio.to_thread(real.kill)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
 from tests.e2e.program import Program, Site
+from tests.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
 
 OPERATORS_OWN = ("ops", "their-own-password")
 
@@ -61,8 +61,8 @@ async def beside(kind: str, folder: Path) -> AsyncIterator[Beside]:
     place.mkdir()
     real, settings = await BESIDE[kind](place)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(real.kill)
-        await real.start()
+        stack.callback(real.kill)
+        await asyncio.to_thread(real.start)
         given = {f"PROVISIONER_DEVICE_BROKER__{key}": value for key, value in settings.items()}
         given["PROVISIONER_DEVICE_BROKER__URL"] = f"mqtt://127.0.0.1:{real.port}"
         program = await asyncio.to_thread(Program(folder / "data", given).start)

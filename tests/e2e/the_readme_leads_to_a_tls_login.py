@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.devicebrokers.mosquitto import free_port
 from tests.e2e.program import ROOT
+from tests.mosquitto import free_port
 from tests.programs import needed
 
 TITLE = "## A certificate instead of a password"

@@ -75,13 +75,13 @@ async def one_round(found: Beside, lists: Lists, number: int, rng: random.Random
     claims = [asyncio.create_task(device.provision(patience=PATIENCE)) for device, _ in units]
     await asyncio.sleep(rng.random() * 0.3)
     await leaving.tell("revoke")
-    await found.real.kill()
+    await asyncio.to_thread(found.real.kill)
     emptied = lists.is_emptied
     rolls_back = number % ROLLBACK_EVERY == ROLLBACK_EVERY - 1
     if emptied or rolls_back:
         lists.put_back()
     await asyncio.sleep(rng.random() * 0.5)
-    await found.real.start()
+    await asyncio.to_thread(found.real.start)
     took = await caught_up(found)
     for (device, _), claim in zip(units, claims, strict=True):
         await log_in(found, device, (await claim).credentials)

@@ -16,9 +16,9 @@ import pytest
 from broker.devicebrokers.dynsec_control import DynsecControl
 from broker.fleet.link import Link, Login
 from broker.fleet.replies import Address
-from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN
 from tests.e2e.beside import Beside, beside
 from tests.e2e.independent import IndependentDevice
+from tests.mosquitto import DYNSEC_ADMIN
 from tests.proof.scale import record, rounds
 
 THERE = rounds(quick=2_000, ci=10_000, soak=10_000)
@@ -77,9 +77,9 @@ async def claim(device: IndependentDevice) -> int:
 @pytest.mark.timeout(1200)
 async def test_a_slow_device_broker_is_told_honestly(tmp_path: Path) -> None:
     async with beside("mosquitto-dynsec", tmp_path) as found:
-        await found.real.stop()
+        await asyncio.to_thread(found.real.stop)
         fill(found.real.folder / "dynsec.json", THERE)
-        await found.real.start()
+        await asyncio.to_thread(found.real.start)
         units = [(await found.site.unit(deviceCredentialsTight=found.coupling))[0] for _ in range(DEVICES)]
         stop = asyncio.Event()
         others = asyncio.create_task(bystander(found, stop))

@@ -15,8 +15,8 @@ import httpx2
 import psutil
 import pytest
 
-from tests.broker.devicebrokers.mosquitto import free_port
 from tests.e2e.program import Program, Site
+from tests.mosquitto import free_port
 from tests.proof.scale import record, rounds
 
 QUESTIONS = rounds(quick=300, ci=3_000, soak=200_000)

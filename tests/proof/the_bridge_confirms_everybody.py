@@ -20,9 +20,8 @@ from broker.beside.setup import Kind, Login, plan
 from broker.fleet.replies import Address
 from broker.fleet.swarm import Swarm
 from broker.fleet.unit import Endpoint, Outcome
-from tests.broker.devicebrokers.mosquitto import Mosquitto
 from tests.e2e.program import Operator, Program
-from tests.mosquitto import BRIDGE
+from tests.mosquitto import BRIDGE, Mosquitto
 from tests.proof import floor
 from tests.proof.scale import record, rounds
 
@@ -70,7 +69,7 @@ async def beside(folder: Path) -> AsyncIterator[Place]:
         "PROVISIONER_DEVICE_BROKER__PID_FILE": str(mosquitto.pid_file),
         "PROVISIONER_ENDPOINT__MAX_CONNECTIONS_PER_SOURCE": "10000",
     }
-    await mosquitto.start()
+    await asyncio.to_thread(mosquitto.start)
     try:
         await asyncio.to_thread(program.start)
         operator = Operator(program)
@@ -80,7 +79,7 @@ async def beside(folder: Path) -> AsyncIterator[Place]:
             await operator.close()
             await asyncio.to_thread(program.stop)
     finally:
-        await mosquitto.kill()
+        await asyncio.to_thread(mosquitto.kill)
 
 
 @pytest.mark.timeout(rounds(150, 900, 0))
@@ -125,7 +124,7 @@ async def test_kills_of_the_broker_in_the_middle_lose_nobody(tmp_path: Path) -> 
         done = 0
         while not running.done() and done < kills:
             await asyncio.wait((running,), timeout=0.5)
-            await place.mosquitto.restart()
+            await asyncio.to_thread(place.mosquitto.restart)
             done += 1
         tally = await running
         credentials = [one.credential for one in outcomes if one.credential is not None]

@@ -246,9 +246,12 @@ class TestWithAServer:
         assert "only a confirmed credential" in call("request", "rotate", "dev-1", code=1).err.lower()
         server.run(server.world.claim(created))
         server.run(server.world.confirm(created))
-        assert call("request", "rotate", "dev-1", "--json").json["phase"] == "CONFIRMED"
+        rotating = call("request", "rotate", "dev-1", "--json").json
+        assert (rotating["phase"], rotating["liveSession"]["closes"]) == ("CONFIRMED", True)
         assert "is live; revoke or stop it first." in call("request", "delete", "dev-1", code=1).err
-        assert "RETIRING" in call("request", "revoke", "dev-1").out
+        revoked = call("request", "revoke", "dev-1")
+        assert "RETIRING" in revoked.out
+        assert "shelf closes the session that is open" in revoked.err
         server.run(server.world.jobs.step(server.world.now))
         reopened = call("request", "reopen", "dev-1", "--new-key", "--never-expires")
         assert "provisioner device claim dev-1" in reopened.err

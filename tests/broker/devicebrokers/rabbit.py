@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.broker.devicebrokers.mosquitto import free_port
+from tests.mosquitto import free_port
 from tests.programs import needed
 
 START_PATIENCE = 150.0

@@ -23,7 +23,7 @@ from broker.devicebrokers.accountfiles import (
 )
 from provisioner.model import topic_rights
 from provisioner.policy import credential_username
-from tests.broker.devicebrokers.mosquitto import password_line
+from tests.mosquitto import password_line
 
 _LINE = re.compile(r"[^:\s][^:]*:\$7\$101\$[A-Za-z0-9+/]{16}\$[A-Za-z0-9+/]{86}==")
 identifiers = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)

@@ -18,8 +18,8 @@ from broker.fleet.replies import Address
 from provisioner.errors import Unavailable
 from provisioner.model import Coupling
 from provisioner.ports import Install, Revoke
-from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, password_line
 from tests.broker.devicebrokers.worlds import FOREIGN, PATIENCE, World, is_closed, is_open, mosquitto_dynsec, to_install
+from tests.mosquitto import DYNSEC_ADMIN, Mosquitto, password_line
 
 CONTROL = "$CONTROL/dynamic-security/v1"
 
@@ -216,7 +216,7 @@ async def test_mosquitto_2_1_gets_many_in_one_message(tmp_path: Path, monkeypatc
     passwords = tmp_path / "passwords"
     passwords.write_text(password_line("plugin", "plugin") + password_line(*DYNSEC_ADMIN))
     real = Mosquitto(tmp_path, f"password_file {passwords}")
-    await real.start()
+    await asyncio.to_thread(real.start)
     recorded = Recorded(real.port)
     plugin = asyncio.create_task(recorded.serve())
     broker = at(real.port)
@@ -235,7 +235,7 @@ async def test_mosquitto_2_1_gets_many_in_one_message(tmp_path: Path, monkeypatc
         await broker.close()
         plugin.cancel()
         await asyncio.wait([plugin])
-        await real.kill()
+        await asyncio.to_thread(real.kill)
 
 
 async def test_a_revoked_device_is_disconnected_at_once(world: World) -> None:

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from broker.devicebrokers.dynsec_control import DynsecControl
@@ -29,8 +30,8 @@ from broker.mqtt.packets import V311
 from provisioner.lifecycle import State
 from provisioner.model import BrokerAddress, Coupling, Credential, DeviceRights, Millis, Secret, topic_rights
 from provisioner.ports import Install, Revoke, ToInstall
-from tests.broker.devicebrokers.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
 from tests.broker.devicebrokers.rabbit import ADMIN, SECRET, Rabbit
+from tests.mosquitto import DYNSEC_ADMIN, Mosquitto, dynsec_lines, password_line
 
 PATIENCE = 15.0
 FOREIGN = ("somebody-else", "their-password")
@@ -149,6 +150,12 @@ async def is_open(link: Link, topic: str) -> bool:
     return True
 
 
+def beside(real: Mosquitto, broker: Beside) -> World:
+    """A Mosquitto at work."""
+    kill, stop, restart = (partial(asyncio.to_thread, act) for act in (real.kill, real.stop, real.restart))
+    return World(broker, real.port, kill, stop, restart, real.folder)
+
+
 @asynccontextmanager
 async def mosquitto_files(folder: Path) -> AsyncIterator[World]:
     """Mosquitto with a password file and an ACL file that have a user of somebody else."""
@@ -158,7 +165,7 @@ async def mosquitto_files(folder: Path) -> AsyncIterator[World]:
     rights.write_text(f"# the operator's own\nuser {FOREIGN[0]}\ntopic readwrite theirs/#\n")
     rights.chmod(0o600)
     real = Mosquitto(folder, f"password_file {passwords}", f"acl_file {rights}")
-    await real.start()
+    await asyncio.to_thread(real.start)
     url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
     broker = MosquittoFiles(
         "plant",
@@ -169,30 +176,30 @@ async def mosquitto_files(folder: Path) -> AsyncIterator[World]:
         plain=url,
         secure=None,
     )
-    world = World(broker, real.port, real.kill, real.stop, real.restart, folder)
+    world = beside(real, broker)
     try:
         yield world
     finally:
         await left(world)
-        await real.kill()
+        await asyncio.to_thread(real.kill)
 
 
 @asynccontextmanager
 async def mosquitto_dynsec(folder: Path) -> AsyncIterator[World]:
     """Mosquitto with the dynamic security plug-in and a client of somebody else."""
     real = Mosquitto(folder, *dynsec_lines(folder))
-    await real.start()
+    await asyncio.to_thread(real.start)
     url = BrokerAddress(f"mqtt://127.0.0.1:{real.port}")
     control = DynsecControl(Address("127.0.0.1", real.port), DYNSEC_ADMIN, None)
     broker = MosquittoDynsec("plant", control, plain=url, secure=None)
-    world = World(broker, real.port, real.kill, real.stop, real.restart, folder)
+    world = beside(real, broker)
     try:
         username, password = FOREIGN
         await control.run([{"command": "createClient", "username": username, "password": password}])
         yield world
     finally:
         await left(world)
-        await real.kill()
+        await asyncio.to_thread(real.kill)
 
 
 async def left(world: World) -> None:

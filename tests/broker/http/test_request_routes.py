@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from broker.http.bodies import MAX_NUMBER, MAX_TIME
+from provisioner.livesessions import after_revoke, after_rotate
 from provisioner.model import JobStatus, Result
-from tests.broker.http.world import NOW, PATH, Operator, World
+from tests.broker.http.world import NOW, PATH, ROOT, Operator, World
 
 HOUR = 3_600_000
 
@@ -420,3 +421,28 @@ async def test_what_is_not_there_is_not_found(admin: Operator, number: str) -> N
 async def test_what_is_no_id_is_refused(admin: Operator, number: str) -> None:
     problem = await admin.ask(400, "GET", f"{PATH}/{number}")
     assert problem["code"] == "invalid"
+
+
+@pytest.mark.parametrize("kicks", [True, False])
+async def test_what_becomes_of_the_live_session_is_in_the_answer(admin: Operator, world: World, *, kicks: bool) -> None:
+    world.shelf.kicks_live = kicks
+    created = await admin.create()
+    path = f"{PATH}/{created['id']}"
+    await world.claim(created)
+    await world.confirm(created)
+    assert "liveSession" not in await admin.get(path)
+    told = [(await admin.ask(200, "POST", f"{path}/{verb}"))["liveSession"] for verb in ("rotate", "revoke")]
+    assert [one["closes"] for one in told] == [kicks, kicks]
+    assert ["once the next is confirmed" in one["detail"] for one in told] == [kicks, False]
+    assert ["shelf cannot close" in one["detail"] for one in told] == [not kicks, not kicks]
+
+
+async def test_a_session_that_stays_is_told_with_what_ends_it(admin: Operator, world: World) -> None:
+    request = await world.administration.get_request(ROOT, (await admin.create())["id"])
+    world.shelf.kicks_live, world.shelf.asks_ledger = False, True
+    for tell in (after_revoke, after_rotate):
+        told = tell(request, world.shelf)
+        assert not told.closes
+        assert "lets it use no topic" in told.detail
+        gone = tell(request, None)
+        assert (gone.closes, "in the settings no more" in gone.detail) == (False, True)
