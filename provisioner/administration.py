@@ -98,9 +98,9 @@ class Administration(Creation):
         await self._store.record([line_about(Note(now, "reveal-key", actor.token_id), request)])
         return key
 
-    def device_broker(self, request: ProvisionRequest) -> DeviceBroker | None:
-        """Where its device works; None: the settings do not have that device broker any more."""
-        return self._brokers.get(request.device_broker)
+    def device_broker(self, name: str) -> DeviceBroker | None:
+        """The one of that name; None: the settings do not have it (any more)."""
+        return self._brokers.get(name)
 
     # -- change --------------------------------------------------------------------------------------------------------
 

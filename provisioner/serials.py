@@ -8,6 +8,8 @@
    address may ask again and gets the same one; a lost answer is no support case.
 4. A remap stops the former unit for good in the commit that lets the new one activate: two are never admitted for one
    place, and no crash leaves it to nobody.
+5. The secret is used under the serial number, a name of the device's own. A broker into whose list we put names gets
+   only those under our prefix, so nothing is promised there: a model needs a device broker that asks the ledger.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from provisioner.policy import Actor, check_role
 from provisioner.ports import Note, Store
 from provisioner.ranges import SerialRange
 from provisioner.service import Provisioner
+from provisioner.terms import check_serial_numbers
 
 WINDOW = 24 * 3_600_000
 """From enabling to expiry (the seed: "after 24 hours"), milliseconds."""
@@ -210,6 +213,7 @@ class Serials:
     async def create_model(self, actor: Actor, vendor: Account, name: str, username: str | None, now: Millis) -> None:
         """A new model; its requests get the provision user of that name, else the oldest one. Raises `Conflict`."""
         check_role(actor, Role.PREPARER)
+        check_serial_numbers(self._administration.device_broker(vendor.device_broker))
         policy.parse_identifier(name, "model")
         users = await self._store.list_users()
         user = next((one for one in users if username in (None, one.username)), None)
@@ -335,6 +339,7 @@ class Serials:
     async def enable(self, actor: Actor, model: Model, serial_number: str, now: Millis) -> ProvisionRequest:
         """Let a unit activate within a day from now, whatever became of it before."""
         check_role(actor, *_MAY_ENABLE)
+        self._check_held(model)
         state = await self.get(model, serial_number, now)
         if state.request is None:
             new = _new(model, serial_number, None, now)
@@ -344,6 +349,7 @@ class Serials:
     async def remap(self, actor: Actor, model: Model, serial_number: str, former: str, now: Millis) -> ProvisionRequest:
         """Let a new unit take the place of `former`, whose credential goes: same name, configuration and rules."""
         check_role(actor)
+        self._check_held(model)
         if former == serial_number:
             raise Invalid("same-serial", "sn and oldsn are the same; leave out oldsn to enable it again", field="oldsn")
         window: dict[str, object] = {"status": Status.ENABLED, "activates_on": now, "expires_on": now + WINDOW}
@@ -360,6 +366,9 @@ class Serials:
                 if conflict.code != "busy":
                     raise
         raise _busy()
+
+    def _check_held(self, model: Model) -> None:
+        check_serial_numbers(self._administration.device_broker(model.device_broker))
 
     async def disable(self, actor: Actor, model: Model, serial_number: str, now: Millis) -> None:
         """Take a unit's credential away; it has to be enabled again before it can activate."""

@@ -52,6 +52,7 @@ from provisioner.model import (
 from provisioner.offered import Offered
 from provisioner.offering import Offering
 from provisioner.ports import Bound, DeviceBroker, Entropy, Measure, Note, Saved, Store, Suspicion, Unit
+from provisioner.terms import admits_serial_numbers
 
 T = TypeVar("T")
 
@@ -237,6 +238,8 @@ class Provisioner:
             dossier = await self._store.find_claim(claim.user, claim.client_id, claim.request_id) or found
             try:
                 policy.check_kind(claim, dossier.request.kind)
+                if not admits_serial_numbers(self._brokers.get(dossier.request.device_broker)):
+                    raise Rejected(Reason.UNSUPPORTED, "its device broker admits no serial number", step="mint")
                 self._check_first(dossier, request_id, may_repeat=may_repeat)
                 conversation = Conversation(claim.user, claim.client_id, claim.request_id, None, _NO_KEYS)
                 offer = await self._decide(claim, dossier, conversation, now, wanted=CIK)

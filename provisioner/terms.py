@@ -118,6 +118,25 @@ def check_tight(broker: DeviceBroker | None, coupling: Coupling) -> None:
         )
 
 
+def admits_serial_numbers(broker: DeviceBroker | None) -> bool:
+    """Whether a device can log in with its serial number and its CIK there (Exosite).
+
+    That is a name of the device's own; into a list of somebody else's broker go only names under our prefix.
+    """
+    return broker is None or broker.asks_ledger
+
+
+def check_serial_numbers(broker: DeviceBroker | None) -> None:
+    """A CIK is promised only where it can be used."""
+    if broker is not None and not admits_serial_numbers(broker):
+        raise Invalid(
+            "serial-login-not-held",
+            f"the device broker {broker.name} ({broker.kind}) admits the user names we put into it, and a CIK is used "
+            "under the device's serial number; move the vendor's account to a device broker of kind embedded or "
+            "webhook, or let devices claim over MQTT",
+        )
+
+
 def check_kind(broker: DeviceBroker | None, kind: Kind) -> None:
     """A password is promised only where it can be used, and so is a certificate."""
     if kind is Kind.PASSWORD and broker is not None and not broker.takes_passwords:

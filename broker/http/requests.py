@@ -109,7 +109,7 @@ def _add_parting(name: str, act: Verb, tell: Tell, summary: str) -> None:
 
     async def run(call: Asked, request_id: RequestId, body: Touch | None = None) -> LeavingEntity:
         after = await _act(act, call, request_id, body)
-        return leaving_entity(after, tell(after, call.administration.device_broker(after)))
+        return leaving_entity(after, tell(after, call.administration.device_broker(after.device_broker)))
 
     _add(name, run, summary)
 

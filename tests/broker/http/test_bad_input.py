@@ -358,6 +358,7 @@ EXOSITE: list[tuple[str, str, str, bytes, int]] = [
 async def test_exosites_vendors_are_told_in_a_sentence(
     world: World, method: str, path: str, kind: str, body: bytes, status: int
 ) -> None:
+    world.shelf.asks_ledger = True
     async with serving(world, **{"x-exosite-token": await world.token(Role.ADMIN, "acme")}) as http:
         await http.post(f"{MANAGE}/", content=b"model=thermo", headers={"content-type": FORM})
         await http.post(f"{MODEL}/", content=b"sn=7", headers={"content-type": FORM})
@@ -386,6 +387,7 @@ async def test_exosites_vendors_are_told_in_a_sentence(
     ],
 )
 async def test_exosites_devices_are_told_with_its_codes(world: World, body: bytes, status: int) -> None:
+    world.shelf.asks_ledger = True
     async with serving(world, **{"x-exosite-token": await world.token(Role.ADMIN, "acme")}) as http:
         await http.post(f"{MANAGE}/", content=b"model=thermo", headers={"content-type": FORM})
         answer = await http.post("/provision/activate", content=body, headers={"content-type": FORM})

@@ -43,7 +43,8 @@ class Vendor:
 
 @pytest.fixture
 async def vendor(world: World) -> Vendor:
-    """Of acme, with the model `thermo`."""
+    """Of acme, with the model `thermo`; its devices work at a broker that asks the ledger."""
+    world.shelf.asks_ledger = True
     token = await world.token(Role.ADMIN, "acme")
     vendor = Vendor(world.visitor({"x-exosite-token": token}).http)
     await vendor.post(f"{MANAGE}/", "model=thermo")
@@ -63,6 +64,11 @@ async def answers(world: World, serial_number: str = "00123", **more: Any) -> in
 
 async def state(vendor: Vendor, serial_number: str = "00123") -> str:
     return (await vendor.get(f"{MODEL}/{serial_number}")).split(",")[0]
+
+
+async def in_force(world: World) -> list[str]:
+    """The user names of which the ledger says so."""
+    return [credential.username for credential in await world.store.find_live("shelf", "", 10)]
 
 
 async def settle(world: World) -> None:
@@ -150,7 +156,7 @@ async def test_where_nobody_sees_logins_the_answer_is_given_once(world: World, v
     await enabled(world, vendor)
     assert await answers(world) == 200
     assert await answers(world) == 409
-    assert world.shelf.names == ["p.acme.00123.g1"]
+    assert await in_force(world) == ["p.acme.00123.g1"]
 
 
 async def test_a_lost_answer_is_given_again_to_the_same_address_alone(world: World, vendor: Vendor) -> None:
@@ -201,11 +207,11 @@ async def test_enabling_an_activated_device_gives_it_a_new_secret(world: World, 
     first = await activate(world, "vendor=acme&model=thermo&sn=00123")
     await vendor.post(f"{MODEL}/00123", "enable=true")
     await settle(world)
-    assert world.shelf.names == []
+    assert await in_force(world) == []
     second = await activate(world, "vendor=acme&model=thermo&sn=00123")
     assert (first.status_code, second.status_code) == (200, 200)
     assert first.text != second.text
-    assert world.shelf.names == ["p.acme.00123.g2"]
+    assert await in_force(world) == ["p.acme.00123.g2"]
 
 
 async def test_enabling_works_out_of_a_hand_over_under_way(world: World, vendor: Vendor) -> None:
@@ -223,7 +229,7 @@ async def test_a_disabled_device_has_to_be_enabled_again(world: World, vendor: V
     assert await answers(world) == 200
     await vendor.post(f"{MODEL}/00123", "disable=true")
     await settle(world)
-    assert world.shelf.names == []
+    assert await in_force(world) == []
     assert await answers(world) == 409
     await vendor.post(f"{MODEL}/00123", "enable=true")
     assert await answers(world) == 200
@@ -243,7 +249,7 @@ async def test_new_hardware_takes_the_place_of_the_old(world: World, vendor: Ven
     await vendor.post(f"{MODEL}/00200", "enable=true&oldsn=00123")
     await settle(world)
     assert (await answers(world), await answers(world, "00200")) == (409, 200)
-    assert world.shelf.names == ["p.acme.00200.g1"]
+    assert await in_force(world) == ["p.acme.00200.g1"]
     new = (await admin.get(PATH, clientIDs="00200"))["provisionRequest"][0]
     assert (new["deviceName"], new["configuration"]) == ("Hall", {"room": 7})
     await vendor.post(f"{MODEL}/00200", "enable=true&oldsn=00200", 400)
@@ -445,6 +451,7 @@ async def test_a_wrong_range_is_refused_with_the_field(world: World, admin: Oper
 
 
 async def _add_model(world: World) -> None:
+    world.shelf.asks_ledger = True
     token = await world.token(Role.ADMIN, "acme")
     await Vendor(world.visitor({"authorization": f"Bearer {token}"}).http).post(f"{MANAGE}/", "model=thermo")
 
@@ -552,3 +559,26 @@ async def test_the_window_is_a_day_from_enabling(world: World, vendor: Vendor, a
     (request,) = (await admin.get(PATH))["provisionRequest"]
     assert (request["activatesOn"], request["expiresOn"]) == (NOW, NOW + 24 * HOUR)
     assert (request["clientId"], request["vendor"], request["model"]) == ("00123", "acme", "thermo")
+
+
+# -- device brokers that cannot hold it --------------------------------------------------------------------------------
+
+
+async def test_a_vendor_whose_device_broker_admits_no_serial_numbers_is_told_so(world: World, vendor: Vendor) -> None:
+    await vendor.post(f"{MODEL}/", "sn[]=00123&sn[]=00124")
+    await vendor.post(f"{MODEL}/00123", "enable=true")
+    world.shelf.asks_ledger = False  # the settings were changed: a list of names is kept there now
+    for path, form in (
+        (f"{MANAGE}/", "model=other"),
+        (f"{MODEL}/00124", "enable=true"),
+        (f"{MODEL}/00124", "enable=true&oldsn=00123"),
+    ):
+        told = await vendor.post(path, form, 400)
+        assert "device broker shelf" in told
+        assert "embedded or webhook" in told
+    assert await answers(world) == 409
+    assert await state(vendor) == "Pending Activation"
+    await settle(world)
+    assert "unsupported" in await vendor.get(f"{MODEL}/00123", show="log")
+    world.shelf.asks_ledger = True
+    assert await answers(world) == 200
