@@ -120,6 +120,7 @@ class World:
         self._closing = AsyncExitStack()
         self.shelf = Shelf()
         vault, shelves = Vault({1: bytes(32)}, os.urandom), {Shelf.name: self.shelf}
+        self.shelves = shelves
         self.passwords = Passwords(os.urandom)
         logins = Logins(store, self.passwords)
         self.jobs = Jobs(store, shelves, vault, os.urandom)
