@@ -6,10 +6,12 @@ in the same names by an authority that Mosquitto does not know.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from broker.devicebrokers.mosquitto_certificates import MosquittoCertificates
@@ -22,8 +24,8 @@ from certs.hierarchy import Signer
 from certs.profile import Purpose
 from provisioner.model import BrokerAddress, Credential
 from provisioner.ports import Install, Revoke, ToInstall
-from tests.broker.devicebrokers.mosquitto import Mosquitto, free_port, password_line
 from tests.broker.devicebrokers.worlds import FOREIGN, PATIENCE, World, left
+from tests.mosquitto import Mosquitto, free_port, password_line
 from tests.pki import Held, Pki
 
 CONTROL = ("provisioner", "a-password-for-control")
@@ -137,16 +139,15 @@ async def mosquitto_certificates(folder: Path) -> AsyncIterator[World]:
         f"crlfile {ledger.file}", f"acl_file {rights}", "require_certificate true", "use_identity_as_username true",
         "use_username_as_clientid true", top="per_listener_settings true",
     )  # fmt: skip
-    await real.start()
+    await asyncio.to_thread(real.start)
     control = (Address("127.0.0.1", real.port), CONTROL, None)
     secure = BrokerAddress(f"mqtts://127.0.0.1:{tls_port}")
     broker = Certified("plant", ledger.file, MosquittoProcess(real.pid_file), control, None, secure)
     broker.ledger, broker.lists, broker.holder = ledger, ledger.lists, ledger.holder
-    world = CertifiedWorld(
-        broker, real.port, real.kill, real.stop, real.restart, folder, tls_port=tls_port, ledger=ledger
-    )
+    kill, stop, restart = (partial(asyncio.to_thread, act) for act in (real.kill, real.stop, real.restart))
+    world = CertifiedWorld(broker, real.port, kill, stop, restart, folder, tls_port=tls_port, ledger=ledger)
     try:
         yield world
     finally:
         await left(world)
-        await real.kill()
+        await asyncio.to_thread(real.kill)
