@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provisioner.administration import Administration
-from provisioner.bulk import Batch, BatchRow, Contact, Device, DeviceLedger, Group
+from provisioner.devices import Batch, BatchRow, Contact, Device, DeviceLedger, Group
 from provisioner.errors import NotFound
 from provisioner.model import Millis, ProvisionRequest, Role
 from provisioner.policy import Actor, check_role

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 
 from provisioner.administration import Administration
-from provisioner.bulk import Terms
 from provisioner.creation import NewRequest
 from provisioner.errors import Invalid
+from provisioner.inventory import Terms
 from provisioner.model import Account, Facts, Millis, ProvisionRequest, evolve
 from provisioner.policies import render, values_of
 from provisioner.policy import Actor

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from provisioner.bulk import Mail
+from provisioner.devices import Mail
 from provisioner.handover import Vault
 from provisioner.keys import reveal_key
 from provisioner.model import Millis

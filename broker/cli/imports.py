@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from typer.core import TyperGroup
 
 from broker.cli.client import Api, Door, Server, TokenFile, ask
 from broker.cli.output import Failed, Json, emit, print_json, print_table, progress, say, where
+from broker.lifetime import settle_memory
 from broker.tables import BadTable, Writer, read_rows, writing
 
 
@@ -39,7 +39,10 @@ import_app = typer.Typer(
 )
 export_app = typer.Typer(add_completion=False)
 
-_PIECE = 500
+_PIECE = 1024
+_PIECE_BYTES = 1000 * 1024
+"""Rows sent at once, and how long they may be in JSON at the most; the API takes bodies of 1 MiB."""
+
 _SHOWN = 50
 _NEW = "00000000-0000-0000-0000-000000000000"
 COLUMNS = (
@@ -85,6 +88,7 @@ def import_file(
     defaults = {"CompanyName": company, "UserGroup": group, "PolicyName": policy, "CurrentStorageGB": storage_gb}
 
     async def work(api: Api) -> dict[str, Any]:
+        settle_memory()
         with ExitStack() as stack:
             told = None if result is None else stack.enter_context(_new_table(result))
             advance = stack.enter_context(progress("Importing" if apply else "Checking"))
@@ -191,16 +195,31 @@ def _tell(said: Mapping[str, Any], *, as_json: bool, applied: bool, result: Path
 def _pieces(
     file: Path, defaults: Mapping[str, object], *, blank: bool
 ) -> Iterator[tuple[int, list[dict[str, object]]]]:
-    """(number of the first row, rows) of a file; numbers are those of the file's lines where it has no gaps."""
+    """(number of the first row, rows) of a file; numbers are those of the file's lines where it has no gaps.
+
+    Where the file breaks off, what came before comes first: `BadTable`, `Failed`.
+    """
     spelled = {way: name for name in (*COLUMNS, *_IGNORED) for way in (name, name.lower())}
-    rows = read_rows(file)
-    numbered = ((number, _row(cells, spelled, defaults, blank=blank)) for number, cells in rows)
-    while batch := list(itertools.islice(numbered, _PIECE)):
-        start = 0
-        for at in range(1, len(batch) + 1):
-            if at == len(batch) or batch[at][0] != batch[at - 1][0] + 1:
-                yield batch[start][0], [row for _, row in batch[start:at]]
-                start = at
+    piece: list[dict[str, object]] = []
+    first = size = 0
+    try:
+        for number, cells in read_rows(file):
+            row = _row(cells, spelled, defaults, blank=blank)
+            length = 32 * len(row) + 6 * sum(len(cell) for cell in row.values() if isinstance(cell, str))
+            is_next = number == first + len(piece)
+            if piece and not (is_next and len(piece) < _PIECE and size + length <= _PIECE_BYTES):
+                yield first, piece
+                piece, size = [], 0
+            if not piece:
+                first = number
+            piece.append(row)
+            size += length
+    except (BadTable, Failed):
+        if piece:
+            yield first, piece
+        raise
+    if piece:
+        yield first, piece
 
 
 class _Once:

@@ -23,10 +23,12 @@ from broker.http.calls import Asked
 from broker.http.doors import Opened
 from broker.http.entities import Entity
 from broker.http.manners import PROVISION_ENTITIES
-from provisioner.bulk import MOST_ROWS, Contact, Device, Group, Options
-from provisioner.elements import LONGEST, NOBODY, OURS, TEXTS, RowStatus, Verdict
+from provisioner.bulk import MOST_ROWS, Options
+from provisioner.devices import Contact, Device, Group
+from provisioner.elements import LONGEST, NOBODY, OURS, TEXTS
 from provisioner.errors import Invalid, NotFound
 from provisioner.model import ProvisionRequest
+from provisioner.verdicts import RowStatus, Verdict
 
 router = APIRouter(tags=["ProvisionEntities"])
 IMPORTS = "/v2/imports"

@@ -132,17 +132,24 @@ def test_a_file_that_breaks_off_tells_what_was_done_before(call: Call, tmp_path:
     text = "ClientId,CompanyName\n" + "\n".join(lines) + '\n"dev-x,acme\n'
     (tmp_path / "devices.csv").write_text(text)
     said = call("import", "devices.csv", "--policy", "line", "--apply", "--json", code=1)
-    assert json.loads(said.out)["counts"] == {"Provisioned": 500}
+    assert json.loads(said.out)["counts"] == {"Provisioned": 600}
     assert "is no CSV" in said.err
     assert len(clients(call)) == 50
 
 
 def test_twins_in_two_pieces_of_a_file_are_found_by_the_dry_run(call: Call, tmp_path: Path) -> None:
-    lines = [f"dev-{number % 600},acme" for number in range(700)]
+    lines = [f"dev-{number % 2050},acme" for number in range(2150)]
     text = "ClientId,CompanyName\n" + "\n".join(lines) + "\n"
     for more in ((), ("--apply",)):
         said = imported(call, tmp_path, text, *more, code=1)
         assert said["counts"]["Invalid"] == 100
+
+
+def test_long_rows_go_in_pieces_that_the_server_takes(call: Call, tmp_path: Path) -> None:
+    names = [f"UserCustom{number}" for number in (1, 2, 3)] + [f"DeviceCustom{number}" for number in (1, 2, 3)]
+    lines = [f"dev-{number},acme,{','.join(['é' * 255] * len(names))}" for number in range(300)]
+    text = f"ClientId,CompanyName,{','.join(names)}\n" + "\n".join(lines) + "\n"
+    assert imported(call, tmp_path, text, "--apply")["counts"] == {"Provisioned": 300}
 
 
 def test_a_workbook_is_read_and_written(call: Call, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """ProvisionEntities as its document tells it: flags, rows, states, null and empty, create and update."""
 
+import asyncio
 import itertools
 import json
 import os
@@ -13,10 +14,13 @@ from broker.http.carbonite import shown
 from broker.http.manners import PROVISION_ENTITIES as DOOR
 from provisioner.bulk import CHUNK, Bulk, Options
 from provisioner.drafting import Drafts
-from provisioner.elements import Element, EntityState, RowStatus, Verdict
+from provisioner.elements import Element, parse_element
 from provisioner.errors import Unavailable
+from provisioner.inventory import Stocktaking
 from provisioner.model import Role
+from provisioner.rowplans import Planner
 from provisioner.store.devicerows import SqliteDevices
+from provisioner.verdicts import EntityState, RowStatus, Verdict
 from tests.broker.http.world import PATH, ROOT, Operator, World
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -275,7 +279,7 @@ async def test_states_tell_what_was_there_and_what_was_made(admin: Operator) -> 
 
 
 class Overtaken:
-    """A ledger in which somebody is quicker: `meanwhile` happens between validation and provisioning."""
+    """A ledger in which somebody is quicker: `meanwhile` happens in front of each transaction."""
 
     def __init__(self, ledger: SqliteDevices, meanwhile: Callable[[], Awaitable[object]]) -> None:
         self._ledger = ledger
@@ -289,13 +293,16 @@ class Overtaken:
         return await self._ledger.provision(*args, **more)
 
 
+WHOLE, PROCEED = Options(), Options(proceed_on_validation_error=True)
+
+
 async def overtaken(
-    world: World, meanwhile: Callable[[], Awaitable[object]], *rows: dict[str, Any]
+    world: World, meanwhile: Callable[[], Awaitable[object]], *rows: dict[str, Any], options: Options = WHOLE
 ) -> Sequence[Verdict]:
     ledger: Any = Overtaken(world.store.devices, meanwhile)
     drafts = Drafts(world.administration, world.store)
     bulk = Bulk(ledger, world.administration, drafts, world.vault, os.urandom, mails=False)
-    return (await bulk.provision(ROOT, None, rows, Options(), world.now)).verdicts
+    return (await bulk.provision(ROOT, None, rows, options, world.now)).verdicts
 
 
 async def test_where_the_first_of_a_company_fails_the_next_one_makes_it(admin: Operator, world: World) -> None:
@@ -501,6 +508,83 @@ async def test_rows_beyond_one_transaction_are_done_in_order(admin: Operator) ->
     assert [element["Id"] for element in said["Element"]] == list(range(1, 1101))
     listed = await admin.get(PATH, limit=1000, offset=600)
     assert len(listed["provisionRequest"]) == 500
+
+
+async def test_what_one_transaction_made_is_there_for_the_next(admin: Operator) -> None:
+    fresh = NEW | {"CompanyName": "Initech"}
+    said = await provision(admin, *[fresh] * (2 * CHUNK + 1), ProceedOnValidationError=True)
+    assert said["Message"] == f"{2 * CHUNK + 1} Provisioned"
+    assert [element["Id"] for element in said["Element"]] == list(range(1, 2 * CHUNK + 2))
+    assert states(said["Element"][0]) == ["New"] * 4
+    assert all(states(element) == ["Existing"] * 3 + ["New"] for element in said["Element"][1:])
+    assert (await admin.get("/v2/imports"))["import"][0]["rows"] == 2 * CHUNK + 1
+
+
+async def test_a_halted_call_judges_the_rows_that_it_does_not_do(admin: Operator) -> None:
+    await admin.ask(201, "POST", "/v2/accounts", {"name": "full", "kind": "TARGET", "quota": 0})
+    failing, wrong = NEW | {"CompanyName": "full"}, NEW | {"PolicyName": "LINE"}
+    said = await provision(
+        admin,
+        *[NEW] * CHUNK, NEW, failing, NEW, *[NEW] * CHUNK, wrong, NEW,
+        ProceedOnValidationError=True, HaltOnProvisioningError=True,
+    )  # fmt: skip
+    expected = ["Provisioned"] * (CHUNK + 1) + ["Failed"] + ["NotProcessed"] * (CHUNK + 1) + ["Invalid", "NotProcessed"]
+    assert [element["Status"] for element in said["Element"]] == expected
+    assert (await admin.get("/v2/imports"))["import"][0]["rows"] == CHUNK + 1
+
+
+async def test_where_the_ledger_fails_half_way_the_rows_before_are_done(admin: Operator, world: World) -> None:
+    calls = itertools.count()
+
+    async def fail_the_second_time() -> None:
+        if next(calls) == 1:
+            raise Unavailable("the database cannot be written")
+
+    wrong = NEW | {"PolicyName": "LINE"}
+    verdicts = await overtaken(world, fail_the_second_time, *[NEW] * (2 * CHUNK + 1), wrong, options=PROCEED)
+    expected = ["Provisioned"] * CHUNK + ["Failed"] * CHUNK + ["NotProcessed", "Invalid"]
+    assert [one.status for one in verdicts] == expected
+    assert {one.activation_code is not None for one in verdicts[:CHUNK]} == {True}
+    assert {one.activation_code for one in verdicts[CHUNK:]} == {None}
+    assert (await admin.get("/v2/imports"))["import"][0]["rows"] == CHUNK
+
+
+async def test_a_call_that_is_cut_off_leaves_whole_rows(admin: Operator, world: World) -> None:
+    calls = itertools.count()
+
+    async def cut_off_the_second_time() -> None:
+        if next(calls) == 1:
+            call.cancel()
+
+    call = asyncio.create_task(overtaken(world, cut_off_the_second_time, *[NEW] * (3 * CHUNK), options=PROCEED))
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await world.store.check()  # behind what was being written
+    (batch,) = (await admin.get("/v2/imports"))["import"]
+    assert batch["rows"] in (CHUNK, 2 * CHUNK)
+    assert (await admin.ask(200, "POST", f"/v2/imports/{batch['id']}/undo"))["undone"] == min(batch["rows"], 1000)
+
+
+async def test_planning_many_rows_lets_others_in(admin: Operator, world: World) -> None:
+    desk, drafts = world.administration, Drafts(world.administration, world.store)
+    verdicts = [Verdict(number, parse_element(NEW)) for number in range(1000)]
+    stocktaking = Stocktaking(world.store.devices, desk, drafts, os.urandom)
+    inventory = await stocktaking.take(ROOT, None, [parse_element(NEW)], world.now)
+    planner = Planner(
+        ROOT, inventory, desk, drafts, world.vault, os.urandom, world.now, mails=False, may_update=False
+    )  # fmt: skip
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    assert len(await planner.plan(iter(verdicts), 1000)) == 1000
+    other.cancel()
+    assert turns >= 20
 
 
 # -- who may do it -----------------------------------------------------------------------------------------------------
