@@ -3,8 +3,8 @@
 1. The order of things (Boulder's): `order` draws a serial and fixes every field; the caller commits the order; `issue`
    builds what is to be signed, reads it with the eyes of a stranger (`profile.read`) and signs; the caller commits the
    certificate. What does not read as it should is never signed.
-2. What is read is not a likeness: the issuer signs the very bytes (`der` tells how they are put together). Certificates
-   of one shape are read whole once; then only what differs between them is (`template`).
+2. What is read is not a likeness: the issuer signs the very bytes (`der` tells how they are put together). The first
+   of a shape is read whole; of the others, the values that go into its template are checked (`template`).
 3. `issue` is a function of order and issuer. Ordered once, issued as often as need be: always the same bytes.
 4. Rotation is overlap. All issuers hang on one root; the newest valid one of a purpose takes orders, each order and
    certificate finds its own issuer by key identifier, and old ones go on signing CRLs and OCSP answers until their last
@@ -116,7 +116,7 @@ class Issuer:
             tbs = self._put_together(order, shaped)
         else:
             tbs = template.fill(shaped[1])
-            self._check_values(self._unsigned(tbs), order)
+            self._check_values(order)
         return der.certificate(tbs, self._algorithm, signature_of(self.key, tbs))
 
     def _put_together(self, order: Order, shaped: tuple[Shape, Values] | None) -> bytes:
@@ -139,9 +139,8 @@ class Issuer:
             order.public_key,
             der.extensions(extensions),
         )
-        draft = self._unsigned(tbs)
-        self._check(draft, order)
-        self._check_values(draft, order)
+        self._check(self._unsigned(tbs), order)
+        self._check_values(order)
         if shaped is not None and len(self._templates) < _TEMPLATES:
             template = Template(order, shaped[1], self._algorithm, self._subject, extensions)
             if template.fill(shaped[1]) == tbs:
@@ -157,16 +156,20 @@ class Issuer:
 
     def _check(self, draft: x509.Certificate, order: Order) -> None:
         names, public_key = read_with_key(draft, self.above)
-        if names != order.names or public_key != order.public_key:
+        if (
+            names != order.names
+            or draft.serial_number != order.serial
+            or draft.not_valid_before_utc != moment(order.not_before)
+            or draft.not_valid_after_utc != moment(order.not_after)
+            or public_key != order.public_key
+        ):
             raise NotIssued("order", "the certificate is not the one that was ordered")
 
-    def _check_values(self, draft: x509.Certificate, order: Order) -> None:
-        """What differs between certificates of one shape, beside name and key."""
-        above, begin, end = self.above, draft.not_valid_before_utc, draft.not_valid_after_utc
-        if not above.begin <= begin < end <= above.end:
+    def _check_values(self, order: Order) -> None:
+        """What differs between certificates of one shape and is not checked by its type."""
+        above = self.above
+        if not above.begin <= moment(order.not_before) < moment(order.not_after) <= above.end:
             raise NotIssued("validity", "the validity is not within the issuer's")
-        if draft.serial_number != order.serial or begin != moment(order.not_before) or end != moment(order.not_after):
-            raise NotIssued("order", "the certificate is not the one that was ordered")
         check_names(order.names, self.constraints)
         if not isinstance(order.names, Responder) and isinstance(order.names, Device) != (
             self.purpose is Purpose.DEVICES

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from certs.csr import Csr
 from provisioner import policy
+from provisioner.bursts import Burst
 from provisioner.certification import Certification, Ordered
 from provisioner.errors import Reason, Rejected, Unavailable
 from provisioner.handover import Vault, new_password
@@ -83,14 +84,17 @@ class Minting:
         self._certificates = store.certificates
         self._vault = vault
         self._certification = certification
+        self._parsed: Burst[bytes, Csr] = Burst(lambda csr: self._issuing().parse(csr))
+        self._issued: Burst[Ordered, DeviceCertificate] = Burst(lambda ordered: self._issuing().issue(ordered))
         self._entropy = entropy
 
-    def wanted(self, claim: Claim, kind: Kind) -> Wanted:
+    async def wanted(self, claim: Claim, kind: Kind) -> Wanted:
         """What the claim is for. Raises `unsupported`, `bad-csr`, `Unavailable`."""
         policy.check_kind(claim, kind)
         if kind is Kind.PASSWORD or claim.csr is None:
             return Wanted(PASSWORD_IDENTITY)
-        csr = self._issuing().parse(claim.csr)
+        self._issuing()
+        csr = await self._parsed.ask(claim.csr)
         return Wanted(csr.key_id, csr)
 
     async def check_key(self, wanted: Wanted, dossier: Dossier) -> None:
@@ -126,11 +130,11 @@ class Minting:
         )
         return Minted(credential, Login(password))
 
-    def completed(self, offer: Offer, minted: Minted) -> Offer:
+    async def completed(self, offer: Offer, minted: Minted) -> Offer:
         """The offer of what was committed: with the certificate itself. Raises `Unavailable`."""
         if minted.ordered is None:
             return offer
-        return replace(offer, certificate=self._issuing().issue(minted.ordered))
+        return replace(offer, certificate=await self._issued.ask(minted.ordered))
 
     async def login_of(self, credential: Credential) -> Login | None:
         """What an offer of this credential carries, each time the same; None: it is not kept any more."""

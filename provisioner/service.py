@@ -365,7 +365,7 @@ class Provisioner:
             policy.check_window(request, now)
         if transitions.attempts(request) >= request.retry_max_attempts:
             raise Rejected(Reason.ABANDONED, "the attempts of this request are used up", step="window")
-        wanted = wanted or self._minting.wanted(claim, request.kind)
+        wanted = wanted or await self._minting.wanted(claim, request.kind)
         if dossier.occupied:
             raise self._wait("a former credential of this device is being taken out", "mint")
         minted = self._minting.mint(dossier, wanted, now)
@@ -384,7 +384,7 @@ class Provisioner:
                 raise
             self._jobs.due_by(credential.confirm_before)
             self._note_offered(claim, unit)
-            return self._minting.completed(offer, minted)
+            return await self._minting.completed(offer, minted)
         note = Note(now, "claim", source=claim.origin.source, cause="minted")
         unit = transitions.mint(request, credential, bound, note)
         await self._commit(unit)
@@ -414,7 +414,7 @@ class Provisioner:
         self, claim: Claim, dossier: Dossier, conversation: Conversation, now: Millis, wanted: Wanted | None
     ) -> Offer:
         request, credential = dossier.request, _there(dossier.credential)
-        wanted = wanted or self._minting.wanted(claim, request.kind)
+        wanted = wanted or await self._minting.wanted(claim, request.kind)
         if wanted.is_other_than(credential) and credential.state is not State.RETIRING:
             await self._minting.check_key(wanted, dossier)
             raise await self._retire(claim, request, credential, "the device claims with another key", now)

@@ -88,11 +88,11 @@ MUTATIONS = (
         "a lost message never locks a device out (6)",
         "provisioner/service.py",
         "        request, credential = dossier.request, _there(dossier.credential)\n"
-        "        wanted = wanted or self._minting.wanted(claim, request.kind)\n",
+        "        wanted = wanted or await self._minting.wanted(claim, request.kind)\n",
         "        request, credential = dossier.request, _there(dossier.credential)\n"
         "        if credential.state is State.OFFERED:\n"
         '            raise Rejected(Reason.ALREADY_PROVISIONED, step="mint")\n'
-        "        wanted = wanted or self._minting.wanted(claim, request.kind)\n",
+        "        wanted = wanted or await self._minting.wanted(claim, request.kind)\n",
         (f"{_SERVICE}::test_the_same_claim_gets_the_same_credential", _WORLDS),
     ),
     Mutation(
