@@ -11,8 +11,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from certs.keys import P256, generate
+from provisioner.creation import NewRequest
+from provisioner.entities import NewAccount
 from provisioner.errors import Conflict, ProvisionerError, Unavailable
-from provisioner.model import ProvisionRequest, Result
+from provisioner.lifecycle import Phase
+from provisioner.model import AccountKind, ProvisionRequest, Result
+from provisioner.ports import Note
 from tests.provisioner.conftest import ADMIN, START, World
 from tests.provisioner.test_certificates import csr_of, der_of, prescribed
 
@@ -108,3 +112,37 @@ async def test_a_first_login_by_certificate_is_neither_admitted_nor_refused(
     offer = await device.claim(csr=csr_of(generate(P256)))
     login = world.provisioner.certificate_login("embedded", der_of(offer), "dev-1", world.now)
     await given_up(Outrun(world, monkeypatch), login, Unavailable)
+
+
+async def test_a_request_that_changed_since_it_was_read_is_not_moved(world: World) -> None:
+    request = (await world.request()).request
+    account = await world.administration.create_account(ADMIN, NewAccount("globex", AccountKind.TARGET), START)
+    await world.administration.disable(ADMIN, request.id, START)
+    with pytest.raises(Conflict) as told:
+        await world.administration.move(ADMIN, request, account, {}, START)
+    assert told.value.code == "busy"
+    moved = await world.administration.move(ADMIN, await world.read(request.id), account, {}, START)
+    assert moved.account_name == "globex"
+
+
+async def test_neither_half_of_a_succession_is_there_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    former = (await world.request("dev-1")).request
+    successor = NewRequest(account="acme", client_id="dev-2", username="factory")
+    note = Note(START, "succeed")
+    with monkeypatch.context() as patched:
+        Outrun(world, patched)
+        with pytest.raises(Conflict) as told:
+            await world.administration.succeed(ADMIN, former, successor, {}, note)
+        assert told.value.code == "busy"
+    assert (await world.read(former.id)).phase is Phase.PENDING
+    after = await world.administration.succeed(ADMIN, former, successor, {}, note)
+    assert (await world.read(former.id)).phase is Phase.STOPPED
+    assert (await world.read(after.id)).phase is Phase.PENDING
+
+
+async def test_what_is_over_is_ended_by_nothing_more(world: World) -> None:
+    request = (await world.request()).request
+    await world.administration.end(ADMIN, request, START)
+    stopped = await world.read(request.id)
+    await world.administration.end(ADMIN, stopped, START)
+    assert await world.read(request.id) == stopped
