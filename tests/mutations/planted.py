@@ -144,7 +144,10 @@ MUTATIONS = (
         "            # The row is read after the lease took its `due_on`, so the confirm time itself decides.\n"
         "            if credential.confirm_before <= now:\n",
         "            if False:\n",
-        (f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded", _WORLDS),
+        (
+            f"{_SERVICE}::test_an_unconfirmed_offer_is_retired_and_its_request_id_superseded",
+            f"{_SERVICE}::test_a_renewal_that_fails_leaves_the_proved_credential",
+        ),
     ),
     Mutation(
         "another-serial-each-time",
@@ -215,7 +218,7 @@ MUTATIONS = (
         "provisioner/reconcile.py",
         "_MAY_BE_THERE = LIVE | {State.MINTED}\n",
         "_MAY_BE_THERE = frozenset[State]()\n",
-        ("tests/provisioner/test_reconcile.py::test_nothing_is_found_where_nothing_is_wrong",),
+        ("tests/provisioner/test_reconcile.py::test_a_credential_on_its_way_in_is_left_alone",),
     ),
     Mutation(
         "password-wiped-with-the-offer",
