@@ -272,7 +272,7 @@ async def test_events_go_where_the_settings_say(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     async with receiving(tls=context) as receiver, guarded() as site:
         reader = await site.connect("reader")
-        await reader.subscribe("shared/#", qos=1)
+        await reader.subscribe("shared/events/#", qos=1)
         events = {
             "WEBHOOK_URL": receiver.url.replace("http:", "https:"),
             "WEBHOOK_SECRET_FILE": str(tmp_path / "webhook.secret"),

@@ -185,7 +185,7 @@ class Stage:
     @classmethod
     async def of(cls, world: World) -> "Stage":
         root, acme = await world.operator(), await world.operator(Role.ADMIN, "acme")
-        world.shelf.sees_logins = True
+        world.shelf.sees_logins = world.shelf.asks_ledger = True
         made = await acme.create("dev-1", deviceName=MARK)
         user = await root.ask(201, "POST", "/v2/users", {"username": MARK})
         token = await acme.ask(201, "POST", "/v2/tokens", {"name": MARK, "role": "viewer"})
