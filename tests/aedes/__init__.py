@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +22,8 @@ def aedes(*devices: Login, checks_ids: bool = True) -> Iterator[int]:
     """Start it with these logins and the bridge's; its port. The test is left out where npm never installed it."""
     node = needed("node", "nodejs")
     if not (_FOLDER / "node_modules" / "aedes").is_dir():
-        if shutil.which("npm"):
-            pytest.fail("aedes is not installed: make setup")
-        pytest.skip("aedes is not installed, and there is no npm (Debian package npm)")
+        needed("npm", "npm")
+        pytest.fail("aedes is not installed: make setup")
     users = {login.user: login.password for login in (*devices, BRIDGE)}
     told = {"users": users, "bridge": BRIDGE.user, "root": "prov/v1", "checksIds": checks_ids}
     process = subprocess.Popen(
